@@ -1,0 +1,10 @@
+"""GIPO: PPO that learns from stale data, for Stable-Baselines3."""
+
+from importlib.resources import files
+
+from sb3_gipo.gipo import GIPO, NonFiniteUpdateError
+from sb3_gipo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+
+__version__ = files(__name__).joinpath("version.txt").read_text(encoding="utf-8").strip()
+
+__all__ = ["GIPO", "CnnPolicy", "MlpPolicy", "MultiInputPolicy", "NonFiniteUpdateError", "__version__"]

@@ -1,0 +1,417 @@
+"""GIPO: proximal policy optimisation that learns from replayed rollouts."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
+
+from sb3_gipo import settings
+from sb3_gipo.learner.batches import from_replay, from_rollout_buffer
+from sb3_gipo.learner.objective import ObjectiveSettings, objective
+from sb3_gipo.learner.replay_targets import TARGETS, ReplayTargets, Target, TargetSettings, compute_targets
+from sb3_gipo.learner.statistics import UpdateStatistics
+from sb3_gipo.ops import surrogates
+from sb3_gipo.ops.surrogates import Kernel, Surrogate, UserSurrogate
+from sb3_gipo.policies import (
+    RATIO_LEVELS,
+    CnnPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    RatioLevel,
+    check_policy,
+)
+from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
+from sb3_gipo.rollouts.normalization import Normalizer
+from sb3_gipo.rollouts.types import ReplayBatch
+
+SelfGIPO = TypeVar("SelfGIPO", bound="GIPO")
+
+SurrogateName = Literal["gipo", "ppo_clip", "sapo", "no_clip"]
+SURROGATES: tuple[SurrogateName, ...] = ("gipo", "ppo_clip", "sapo", "no_clip")
+
+
+class NonFiniteUpdateError(ValueError):
+    """
+    No minibatch of an update had a finite gradient; the parameters are as they were before.
+
+    :param message: what happened and what to do
+    :param batch: the last minibatch that failed
+    """
+
+    def __init__(self, message: str, batch: ReplayBatch) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+class GIPO(ReplayOnPolicyAlgorithm):
+    """
+    Gaussian Importance sampling Policy Optimization (GIPO): PPO that also learns from a replay of past rollouts.
+
+    Paper: https://arxiv.org/abs/2603.03955. Every sample keeps the log-probability and the version of the policy that chose
+    it; targets are corrected for the lag (V-trace) and the surrogate damps samples by how far their log-ratio is from 0.
+    ``GIPO(..., surrogate="ppo_clip", target="stored", replay_capacity=None)`` is SB3's PPO, bit for bit.
+
+    The arguments of PPO come first, with the same names, order and meaning; then GIPO's own.
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy or a class)
+    :param env: The environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: The learning rate, or a function of the progress remaining (from 1 to 0)
+    :param n_steps: Steps to run for each environment per iteration; ``n_steps * n_envs`` must be greater than 1
+    :param batch_size: Minibatch size
+    :param n_epochs: Without replay: passes over the rollout. With replay: sets the default of ``gradient_steps``
+    :param gamma: Discount factor
+    :param gae_lambda: Trace decay of GAE and of V-trace
+    :param clip_range: Clipping parameter of ``surrogate="ppo_clip"``, also the threshold of ``train/clip_fraction``;
+        a number or a function of the progress remaining
+    :param clip_range_vf: Clipping parameter for the value function, a number or a function of the progress remaining;
+        ``None``: no clipping. Depends on the reward scaling
+    :param normalize_advantage: Whether to normalize the advantage in each minibatch
+    :param ent_coef: Entropy coefficient for the loss calculation
+    :param vf_coef: Value function coefficient for the loss calculation
+    :param max_grad_norm: The maximum value for the gradient clipping
+    :param use_sde: Whether to use generalized State Dependent Exploration (gSDE)
+    :param sde_sample_freq: Sample a new noise matrix every n steps when using gSDE; -1: only at the start of the rollout
+    :param rollout_buffer_class: Rollout buffer class that SB3's collection loop fills; ``None``: chosen automatically
+    :param rollout_buffer_kwargs: Keyword arguments to pass to the rollout buffer on creation
+    :param target_kl: Stop the update when the divergence from the policy at its start exceeds 1.5 times this
+    :param stats_window_size: Number of episodes to average the reported success rate, length and reward over
+    :param tensorboard_log: the log location for tensorboard (if None, no logging)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: Seed for the pseudo random generators, the replay's own included
+    :param device: Device (cpu, cuda, ...) on which the code should be run
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :param surrogate: ``"gipo"``, ``"ppo_clip"``, ``"sapo"``, ``"no_clip"``, or a function of the log-ratio and the advantage
+        that returns the loss of each sample
+    :param sigma: Width of the trust weight in units of the log-ratio, above 0: a number, a function of the progress remaining,
+        or RL Zoo's ``"lin_0.5"``
+    :param sigma_neg: The width where the advantage is negative; ``None``: the same
+    :param kernel: Shape of the trust weight: ``"gaussian"``, ``"laplacian"`` or ``"cauchy"``
+    :param surrogate_kwargs: Further arguments of the surrogate, such as ``tau_neg`` of ``"sapo"``
+    :param ratio_level: ``"joint"``: one ratio for an action; ``"dimension"``: one for each of its dimensions, losses added
+    :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts; ``None``: no replay, on-policy
+    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: as many as PPO would take on one rollout
+    :param target: ``"vtrace"``: values and ratios of the current policy; ``"gae"``: values of the current policy, no ratios;
+        ``"stored"``: as computed at collection
+    :param vtrace_rho_bar: Truncation of the ratio in V-trace's temporal difference, above 0
+    :param vtrace_c_bar: Truncation of the ratio in V-trace's trace, above 0
+    :param max_policy_lag: Drop rollouts older than this many policy versions; ``None``: only for room
+    :param old_threshold: Version gap above which a sample counts as old in the metrics
+    :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        surrogate: SurrogateName | UserSurrogate = "gipo",
+        sigma: float | str | Schedule = 0.5,
+        sigma_neg: float | str | Schedule | None = None,
+        kernel: Kernel = "gaussian",
+        surrogate_kwargs: dict[str, Any] | None = None,
+        ratio_level: RatioLevel = "joint",
+        replay_capacity: int | Literal["auto"] | None = "auto",
+        gradient_steps: int | None = None,
+        target: Target = "vtrace",
+        vtrace_rho_bar: float = 1.0,
+        vtrace_c_bar: float = 1.0,
+        max_policy_lag: int | None = None,
+        old_threshold: int = 4,
+        kl_coef: float = 0.0,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.surrogate = surrogate
+        self.sigma = sigma
+        self.sigma_neg = sigma_neg
+        self.kernel = kernel
+        self.surrogate_kwargs = surrogate_kwargs or {}
+        self.ratio_level = ratio_level
+        self.replay_capacity = replay_capacity
+        self.gradient_steps = gradient_steps
+        self.target = target
+        self.vtrace_rho_bar = vtrace_rho_bar
+        self.vtrace_c_bar = vtrace_c_bar
+        self.max_policy_lag = max_policy_lag
+        self.old_threshold = old_threshold
+        self.kl_coef = kl_coef
+        self.policy_version = 0
+        if self.env is not None:
+            settings.check_minibatches(self.n_steps, self.env.num_envs, batch_size, normalize_advantage)
+        elif normalize_advantage:
+            assert batch_size > 1, settings.BATCH_OF_ONE
+        if _init_setup_model:
+            self._setup_model()
+
+    # ---------------------------------------------------------------- setup
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        sigma = settings.trust_schedule("sigma", self.sigma)
+        sigma_neg = None if self.sigma_neg is None else settings.trust_schedule("sigma_neg", self.sigma_neg)
+        super()._setup_model()
+        check_policy(self.policy, self.ratio_level, stores_actions=self._stores_rollouts)
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            if isinstance(self.clip_range_vf, (float, int)):
+                assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+        self.sigma, self.sigma_neg = sigma, sigma_neg
+        self._try_surrogate()
+        self.replay_buffer = self._make_replay_buffer()
+
+    def _check_arguments(self) -> None:
+        """:raises ValueError: for the first of GIPO's own arguments that will not do; nothing is built yet"""
+        if not callable(self.surrogate):
+            settings.check_choice("surrogate", self.surrogate, SURROGATES)
+        settings.check_choice("kernel", self.kernel, surrogates.KERNELS)
+        settings.check_choice("ratio_level", self.ratio_level, RATIO_LEVELS)
+        settings.check_choice("target", self.target, TARGETS)
+        settings.check_above("vtrace_rho_bar", self.vtrace_rho_bar, 0)
+        settings.check_above("vtrace_c_bar", self.vtrace_c_bar, 0)
+        settings.check_at_least("n_epochs", self.n_epochs, 1, integer=True)
+        settings.check_at_least("kl_coef", self.kl_coef, 0)
+        settings.check_at_least("old_threshold", self.old_threshold, 0, integer=True)
+        if self.max_policy_lag is not None:
+            settings.check_at_least("max_policy_lag", self.max_policy_lag, 0, integer=True)
+        settings.check_replay(self.replay_capacity, self.gradient_steps, self.n_steps, self.n_envs, self.batch_size)
+
+    # ---------------------------------------------------------------- update
+
+    def train(self) -> None:
+        """
+        One iteration of GIPO (paper, algorithm 1): targets of everything stored, minibatches, a new policy version.
+        """
+        start = time.perf_counter()
+        targets = self._compute_targets()
+        targets_done = time.perf_counter()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        how = self._objective_settings()
+        statistics = UpdateStatistics(self.old_threshold)
+        for epoch, batches in enumerate(self._epochs(targets)):
+            statistics.start_epoch()
+            keep_going = self._train_epoch(epoch, batches, how, statistics)
+            self._n_updates += 1
+            if not keep_going:
+                break
+        self._log_update(statistics, targets, how)
+        self.policy_version += 1
+        if self.replay_buffer is not None:
+            self.replay_buffer.policy_version = self.policy_version
+        self.logger.record("time/targets", targets_done - start)
+        self.logger.record("time/update", time.perf_counter() - targets_done)
+
+    def _compute_targets(self) -> ReplayTargets | None:
+        if self.replay_buffer is None:
+            return None
+        if self.max_policy_lag is not None:
+            self.replay_buffer.drop_older_than(self.policy_version - self.max_policy_lag)
+        self.policy.set_training_mode(False)
+        how = TargetSettings(self.target, self.gamma, self.gae_lambda, self.vtrace_rho_bar, self.vtrace_c_bar)
+        return compute_targets(self.replay_buffer, self.policy, Normalizer(self.env), how)
+
+    def _epochs(self, targets: ReplayTargets | None) -> Iterator[Iterator[ReplayBatch]]:
+        """PPO's epochs over one rollout; or one epoch of ``gradient_steps`` minibatches from the replay."""
+        replay = self.replay_buffer
+        if replay is None:
+            for _ in range(self.n_epochs):
+                yield (from_rollout_buffer(samples, self.action_space) for samples in self.rollout_buffer.get(self.batch_size))
+            return
+        assert targets is not None
+        batch = partial(from_replay, replay, targets=targets, normalizer=Normalizer(self.env), device=self.device)
+        if self.replay_capacity is None:
+            for _ in range(self.n_epochs):
+                yield map(batch, replay.shuffled_pass(self.batch_size))
+            return
+        # while the replay fills, a minibatch is no larger than what there is, as PPO's truncated one
+        yield map(batch, replay.sample(self._n_gradient_steps(), min(self.batch_size, len(replay))))
+
+    def _n_gradient_steps(self) -> int:
+        if self.gradient_steps is not None:
+            return self.gradient_steps
+        return self.n_epochs * -(-self.n_steps * self.n_envs // self.batch_size)
+
+    def _train_epoch(
+        self, epoch: int, batches: Iterator[ReplayBatch], how: ObjectiveSettings, statistics: UpdateStatistics
+    ) -> bool:
+        """:return: false when the divergence from the policy at the start of the update went beyond ``target_kl``"""
+        taken = 0
+        for batch in batches:
+            terms = objective(self.policy, batch, how)
+            statistics.add(terms, batch.version_gap)
+            if self.target_kl is not None and terms.approx_kl > 1.5 * self.target_kl:
+                if self.verbose >= 1:
+                    print(f"Early stopping at step {epoch} due to reaching max kl: {terms.approx_kl:.2f}")
+                return False
+            taken += self._gradient_step(terms.loss, statistics)
+        if not taken and statistics.skipped_steps:
+            raise NonFiniteUpdateError(
+                "No minibatch had a finite gradient; the parameters are as they were before. Lower the "
+                "learning rate and check the scale of rewards and observations; `.batch` of this error is the last minibatch.",
+                batch,
+            )
+        return True
+
+    def _gradient_step(self, loss: th.Tensor, statistics: UpdateStatistics) -> bool:
+        """:return: false when the gradient is not finite: then nothing was changed"""
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if not bool(th.isfinite(norm)):
+            statistics.skipped_steps += 1
+            return False
+        statistics.add_gradient(norm)
+        self.policy.optimizer.step()
+        return True
+
+    def _objective_settings(self) -> ObjectiveSettings:
+        return ObjectiveSettings(
+            surrogate=self._bind_surrogate(),
+            ratio_level=self.ratio_level,
+            normalize_advantage=self.normalize_advantage,
+            vf_coef=self.vf_coef,
+            ent_coef=self.ent_coef,
+            kl_coef=self.kl_coef,
+            clip_range=self._now(self.clip_range),
+            clip_range_vf=None if self.clip_range_vf is None else self._now(self.clip_range_vf),
+            sampled_actions=self.replay_buffer is not None,
+        )
+
+    def _bind_surrogate(self) -> Surrogate:
+        """The surrogate with its parameters of the day; the four and a user's function are one type."""
+        if callable(self.surrogate):
+            return surrogates.from_callable(partial(self.surrogate, **self.surrogate_kwargs))
+        if self.surrogate == "gipo":
+            sigma, sigma_neg = self._trust_width("sigma"), self._trust_width("sigma_neg")
+            return partial(surrogates.gipo, sigma=sigma, sigma_neg=sigma_neg, kernel=self.kernel, **self.surrogate_kwargs)
+        if self.surrogate == "ppo_clip":
+            return partial(surrogates.ppo_clip, clip_range=self._now(self.clip_range), **self.surrogate_kwargs)
+        function = {"sapo": surrogates.sapo, "no_clip": surrogates.no_clip}[self.surrogate]
+        return partial(function, **self.surrogate_kwargs)
+
+    def _try_surrogate(self) -> None:
+        """:raises ValueError: for arguments the surrogate does not take, or a result of the wrong shape"""
+        ratios = th.zeros(2, dtype=th.float32) if self.ratio_level == "joint" else th.zeros(2, 2)
+        try:
+            self._bind_surrogate()(ratios, th.ones_like(ratios))
+        except TypeError as error:
+            raise ValueError(f"`surrogate_kwargs` {self.surrogate_kwargs} do not suit the surrogate: {error}") from error
+
+    def _now(self, schedule: Any) -> float:
+        return float(schedule(self._current_progress_remaining))
+
+    def _trust_width(self, name: str) -> float:
+        schedule = getattr(self, name)
+        if schedule is None:  # no width of its own where the advantage is negative
+            schedule = self.sigma
+        return settings.trust_width(name, schedule, self._current_progress_remaining)
+
+    def _log_update(self, statistics: UpdateStatistics, targets: ReplayTargets | None, how: ObjectiveSettings) -> None:
+        logged: dict[str, float] = statistics.reduce()
+        logged["train/loss"] = statistics.last_loss
+        logged["train/skipped_steps"] = statistics.skipped_steps
+        if targets is None:
+            values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
+        else:
+            values, returns = targets.values.numpy(), targets.value_targets.numpy()
+        logged["train/explained_variance"] = explained_variance(values, returns)
+        if hasattr(self.policy, "log_std"):
+            logged["train/std"] = th.exp(self.policy.log_std).mean().item()
+        logged["train/clip_range"] = how.clip_range
+        if how.clip_range_vf is not None:
+            logged["train/clip_range_vf"] = how.clip_range_vf
+        if self.surrogate == "gipo":
+            logged["train/sigma"] = self._trust_width("sigma")
+        if self.replay_buffer is not None:
+            logged.update({f"replay/{name}": value for name, value in self.replay_buffer.statistics().items()})
+        for name, value in logged.items():
+            self.logger.record(name, value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def learn(
+        self: SelfGIPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "GIPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfGIPO:
+        """
+        Train the model.
+
+        :param total_timesteps: The total number of samples (env steps) to train on
+        :param callback: callback(s) called at every step with state of the algorithm
+        :param log_interval: number of iterations between two dumps of the log
+        :param tb_log_name: the name of the run for TensorBoard logging
+        :param reset_num_timesteps: whether or not to reset the current timestep number (used in logging)
+        :param progress_bar: Display a progress bar using tqdm and rich
+        :return: the trained model
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

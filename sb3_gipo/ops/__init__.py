@@ -1,0 +1,1 @@
+"""Formulas: pure functions of tensors, each with its paper. Imports torch only."""

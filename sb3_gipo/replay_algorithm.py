@@ -1,0 +1,225 @@
+"""An on-policy algorithm of SB3 that also keeps what it collected: recording, replay, versions, exact resume."""
+
+import io
+import pathlib
+import time
+import warnings
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_gipo.learner import checkpoint
+from sb3_gipo.learner.replay_targets import Target
+from sb3_gipo.policies import RatioLevel, describe_actions, n_action_dimensions
+from sb3_gipo.rollouts import replay_file
+from sb3_gipo.rollouts.normalization import Normalizer
+from sb3_gipo.rollouts.recorder import RolloutRecorder, StepGuard
+from sb3_gipo.rollouts.replay import RolloutReplayBuffer
+from sb3_gipo.rollouts.types import Rollout
+
+SelfReplayOnPolicyAlgorithm = TypeVar("SelfReplayOnPolicyAlgorithm", bound="ReplayOnPolicyAlgorithm")
+
+# replay_capacity="auto": this many rollouts
+AUTO_REPLAY_ROLLOUTS = 8
+
+
+class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
+    """
+    What GIPO adds around its update. A subclass sets the attributes below before it calls ``_setup_model``, implements
+    ``train`` and adds 1 to ``policy_version`` there.
+    """
+
+    batch_size: int
+    replay_capacity: int | Literal["auto"] | None
+    target: Target
+    ratio_level: RatioLevel
+    policy_version: int
+    replay_buffer: RolloutReplayBuffer | None = None
+    _checkpoint: dict[str, Any] | None = None
+
+    # ---------------------------------------------------------------- replay
+
+    @property
+    def _stores_rollouts(self) -> bool:
+        """Without replay, the stored targets of one rollout are what SB3's rollout buffer holds already: PPO's own path."""
+        return not (self.replay_capacity is None and self.target == "stored" and self.ratio_level == "joint")
+
+    def _make_replay_buffer(self) -> RolloutReplayBuffer | None:
+        if not self._stores_rollouts:
+            return None
+        rollout_size = self.n_steps * self.n_envs
+        if self.replay_capacity is None:
+            capacity = rollout_size
+        else:
+            capacity = AUTO_REPLAY_ROLLOUTS * rollout_size if self.replay_capacity == "auto" else self.replay_capacity
+        replay = RolloutReplayBuffer(
+            capacity,
+            Normalizer(self.env).raw_space(self.observation_space),
+            self.action_space,
+            n_dimensions=n_action_dimensions(self.action_space) if self.ratio_level == "dimension" else None,
+            with_stored_targets=self.target == "stored",
+            seed=self.seed,
+        )
+        replay.policy_version = self.policy_version
+        return replay
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed all generators, the replay's own included.
+
+        :param seed: ``None``: leave them as they are
+        """
+        super().set_random_seed(seed)
+        if seed is not None and self.replay_buffer is not None:
+            self.replay_buffer.rng = np.random.default_rng(seed)
+
+    # ---------------------------------------------------------------- collect
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        # First in the list: it reads the step before a user's callback can change it or ask the policy something.
+        own = self._make_recorder()
+        if callback is None:
+            callbacks: list[BaseCallback] = []
+        elif isinstance(callback, list):
+            callbacks = callback
+        else:
+            callbacks = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
+        return super()._init_callback([own, *callbacks], progress_bar)
+
+    def _make_recorder(self) -> BaseCallback:
+        if self.replay_buffer is None:
+            return StepGuard()
+        if not Normalizer(self.env).observations_are_raw:
+            warnings.warn(
+                "A wrapper around VecNormalize (VecFrameStack, say) changes its observations, so that raw ones cannot be "
+                "normalised again at replay: they are stored as the policy sees them now, with the statistics of the day. "
+                "To have them follow the statistics, put that wrapper inside VecNormalize.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return RolloutRecorder(
+            sink=self._store_rollout,
+            describe_actions=partial(describe_actions, self.policy, self.ratio_level),
+            policy_version=lambda: self.policy_version,
+            n_steps=self.n_steps,
+            with_stored_targets=self.target == "stored",
+        )
+
+    def _store_rollout(self, rollout: Rollout) -> None:
+        # by name: a replay loaded meanwhile has replaced the one that was there when the recorder was made
+        assert self.replay_buffer is not None
+        self.replay_buffer.add(rollout)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        SB3's own loop, timed; what it did reaches the replay through the recorder among the callbacks.
+
+        :return: false when a callback stopped it
+        """
+        start = time.perf_counter()
+        finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        self.logger.record("time/collect", time.perf_counter() - start)
+        return finished
+
+    # ---------------------------------------------------------------- save, load, resume
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "replay_buffer"]
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Any = None,
+        include: Any = None,
+    ) -> None:
+        """
+        Save the model as SB3 does, with the states of the random generators and of ``VecNormalize``, in one step: a kill
+        leaves the old file or the new one. The replay has a file of its own: :meth:`save_replay_buffer`.
+
+        :param path: path to the file where the rl agent should be saved
+        :param exclude: name of parameters that should be excluded in addition to the default ones
+        :param include: name of parameters that might be excluded but should be included anyway
+        """
+        self._checkpoint = checkpoint.capture(self.env)
+        try:
+            with replay_file.writable(path, "zip") as file:
+                super().save(cast(io.BufferedIOBase, file), exclude, include)
+        finally:
+            self._checkpoint = None
+
+    @classmethod
+    def load(
+        cls: type[SelfReplayOnPolicyAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfReplayOnPolicyAlgorithm:
+        """
+        Load a model as SB3 does. With an environment, training can go on as if it had not stopped: the random generators take
+        up where they were (unless a ``seed`` is given), and a fresh ``VecNormalize`` gets its statistics back.
+
+        :param path: path to the file (or a file-like) where to load the agent from
+        :param env: the new environment to run the loaded model on; ``None``: only to predict
+        :param device: Device on which the code should run.
+        :param custom_objects: Dictionary of objects to replace upon loading
+        :param print_system_info: Whether to print system info from the saved model and the current system
+        :param force_reset: Force call to ``reset()`` before training
+        :param kwargs: extra arguments to change the model when loading
+        :return: new model instance with loaded parameters
+        """
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        state, model._checkpoint = model._checkpoint, None
+        if state is not None and model.env is not None:
+            checkpoint.restore_normalizer(state, model.env)
+            if "seed" not in kwargs:
+                checkpoint.restore_generators(state)
+        return model
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the replay: plain arrays and JSON, never a pickle, written in one step.
+
+        :param path: Path to the file where the replay should be saved; ``.pkl`` is appended where it has no suffix
+        """
+        if self.replay_buffer is None:
+            warnings.warn("There is no replay to save (`replay_capacity=None`).", UserWarning, stacklevel=2)
+            return
+        replay_file.save_replay(path, self.replay_buffer, self._replay_facts())
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay in place of the present one, which is kept when the file will not do.
+
+        :param path: Path to the file written by :meth:`save_replay_buffer`
+        :param truncate_last_traj: as in SB3's off-policy algorithms, for RL Zoo; changes nothing here, because every stored
+            rollout ends with the observation after it, from which it is bootstrapped
+        :raises FileNotFoundError: without such a file
+        :raises ValueError: for a file that is damaged, or belongs to other spaces, settings or a later policy
+        """
+        replay = self._make_replay_buffer()
+        if replay is None:
+            raise ValueError(
+                'This model keeps no replay (`replay_capacity=None, target="stored"`); load it with a `replay_capacity`.'
+            )
+        replay_file.load_replay(path, replay, self._replay_facts())
+        self.replay_buffer = replay
+
+    def _replay_facts(self) -> dict[str, Any]:
+        """What stored actions and observations mean beside their spaces."""
+        return {
+            "squashed_actions": bool(self.policy.squash_output),
+            "raw_observations": Normalizer(self.env).observations_are_raw,
+        }

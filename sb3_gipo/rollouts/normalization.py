@@ -1,0 +1,155 @@
+"""
+``VecNormalize`` under replay: raw data are stored, and normalised with the statistics of the day when they are used.
+"""
+
+import copy
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import (
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    VecVideoRecorder,
+    unwrap_vec_normalize,
+)
+
+from sb3_gipo.rollouts.types import Observation
+
+# Wrappers that may stand above VecNormalize without hiding how the policy's observation follows from the raw one.
+_PASS_OBSERVATIONS_ON = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage)
+_STATE = ("obs_rms", "ret_rms", "returns")
+
+
+class Normalizer:
+    """
+    Gives raw observations and rewards of a vectorised environment, and normalises them again later.
+
+    Where ``VecNormalize`` changes observations and another wrapper changes them once more on top (``VecFrameStack`` around
+    ``VecNormalize``, say), what the policy sees cannot be computed from the raw observation alone: then
+    :attr:`observations_are_raw` is false and observations are kept as the policy saw them.
+
+    :param env: the training environment as the algorithm sees it; ``None``: nothing is normalised
+    """
+
+    def __init__(self, env: VecEnv | None) -> None:
+        self.vec_normalize: VecNormalize | None = unwrap_vec_normalize(env) if env is not None else None
+        self._transposers: list[VecTransposeImage] = []
+        self.observations_are_raw = True
+        if env is not None and self.vec_normalize is not None and self.vec_normalize.norm_obs:
+            wrappers = _wrappers_above(env, self.vec_normalize)
+            self._transposers = [wrapper for wrapper in reversed(wrappers) if isinstance(wrapper, VecTransposeImage)]
+            self.observations_are_raw = all(isinstance(wrapper, _PASS_OBSERVATIONS_ON) for wrapper in wrappers)
+
+    @property
+    def normalizes_observations(self) -> bool:
+        """Whether stored observations differ from what the policy sees."""
+        return self.vec_normalize is not None and self.vec_normalize.norm_obs and self.observations_are_raw
+
+    def raw_space(self, observation_space: spaces.Space[Any]) -> spaces.Space[Any]:
+        """
+        :param observation_space: of the policy
+        :return: of the stored observations: where images are normalised, the policy sees floats and ``uint8`` is stored
+        """
+        if not self.normalizes_observations:
+            return observation_space
+        assert self.vec_normalize is not None
+        below = self.vec_normalize.venv.observation_space
+        if isinstance(observation_space, spaces.Dict) and isinstance(below, spaces.Dict):
+            normalized = set(self.vec_normalize.norm_obs_keys or ())
+            return spaces.Dict({key: below[key] if key in normalized else space for key, space in observation_space.items()})
+        return below
+
+    def raw_observation(self, observation: Observation) -> Observation:
+        """
+        :param observation: what the policy sees after the latest step or reset [N, *obs]
+        :return: the same before normalisation [N, *obs]
+        """
+        if not self.normalizes_observations:
+            return observation
+        assert self.vec_normalize is not None
+        if not hasattr(self.vec_normalize, "old_obs"):  # loaded from a file and not reset: what it saw last is not in there
+            return self.vec_normalize.unnormalize_obs(observation)
+        raw: Observation = self.vec_normalize.old_obs
+        for transposer in self._transposers:  # images turn channel-first above VecNormalize, which leaves them alone
+            raw = transposer.transpose_observations(raw)
+        return raw
+
+    def raw_terminal_observation(self, observation: Observation) -> Observation:
+        """
+        ``VecNormalize`` has overwritten the terminal observation in ``info``, so that it is computed back; what it clipped
+        (beyond ``clip_obs`` standard deviations) stays clipped, as in SB3's off-policy algorithms.
+
+        :param observation: the terminal observation as found in ``info``, normalised just now [*obs]
+        :return: the same before normalisation [*obs]
+        """
+        if not self.normalizes_observations:
+            return observation
+        assert self.vec_normalize is not None
+        return self.vec_normalize.unnormalize_obs(observation)
+
+    def raw_reward(self, reward: np.ndarray) -> np.ndarray:
+        """
+        :param reward: what the algorithm sees after the latest step [N]
+        :return: the same before normalisation [N]
+        """
+        return self.vec_normalize.old_reward if self.vec_normalize is not None else reward
+
+    def observation(self, raw: Observation) -> Observation:
+        """
+        :param raw: stored observations [..., *obs]
+        :return: what the policy expects, with the current statistics [..., *obs]
+        """
+        if not self.normalizes_observations:
+            return raw
+        assert self.vec_normalize is not None
+        return self.vec_normalize.normalize_obs(raw)
+
+    def reward(self, raw: np.ndarray) -> np.ndarray:
+        """
+        :param raw: stored rewards [...]
+        :return: rewards with the current statistics [...]
+        """
+        return self.vec_normalize.normalize_reward(raw) if self.vec_normalize is not None else raw
+
+    def state(self) -> dict[str, Any] | None:
+        """
+        :return: a copy of the running statistics, or ``None`` without ``VecNormalize``
+        """
+        if self.vec_normalize is None:
+            return None
+        return {name: copy.deepcopy(getattr(self.vec_normalize, name)) for name in _STATE if hasattr(self.vec_normalize, name)}
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """
+        Put running statistics back.
+
+        :param state: what :meth:`state` gave
+        """
+        if self.vec_normalize is None or state is None:
+            return
+        for name, value in state.items():
+            if name == "returns" and len(value) != self.vec_normalize.num_envs:
+                continue  # discounted returns belong to the environments of the run they came from
+            setattr(self.vec_normalize, name, copy.deepcopy(value))
+
+    def is_unused(self) -> bool:
+        """
+        :return: whether ``VecNormalize`` is there and has not seen a single step
+        """
+        return self.vec_normalize is not None and bool(self.vec_normalize.ret_rms.count < 1.0)
+
+
+def _wrappers_above(env: VecEnv, vec_normalize: VecNormalize) -> list[VecEnvWrapper]:
+    """Wrappers between the algorithm and ``vec_normalize``, outermost first."""
+    wrappers: list[VecEnvWrapper] = []
+    current: VecEnv = env
+    while current is not vec_normalize:
+        assert isinstance(current, VecEnvWrapper)
+        wrappers.append(current)
+        current = current.venv
+    return wrappers

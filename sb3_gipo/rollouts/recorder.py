@@ -1,0 +1,224 @@
+"""Turns what SB3's own collection loop does into a :class:`Rollout`, through its callback: no copied loop."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_gipo.rollouts.normalization import Normalizer
+from sb3_gipo.rollouts.types import (
+    Observation,
+    Rollout,
+    StoredTargets,
+    action_dtype,
+    map_observation,
+    observation_dtype,
+)
+
+
+class BehaviourSample(NamedTuple):
+    """What the behaviour policy did at one step, for all environments."""
+
+    actions: np.ndarray  # as sampled, before clipping and squashing [N, *action]
+    log_probs: np.ndarray  # joint [N]
+    dimension_log_probs: np.ndarray | None  # [N, D]
+
+
+# (actions as SB3 has them [N, ...], log-probabilities as SB3 has them [N]) -> what is stored
+DescribeActions = Callable[[np.ndarray, th.Tensor], BehaviourSample]
+
+
+class StepGuard(BaseCallback):
+    """
+    Stops a run at the first number that is not finite, and names the environment and the step.
+
+    What was learnt so far stays whole: the unfinished rollout is dropped, ``VecNormalize`` gets back the statistics it had
+    when the rollout began, and the environments are reset before training goes on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._normalizer = Normalizer(None)
+        self._normalizer_state: dict[str, Any] | None = None
+        self._step = 0
+
+    def _on_training_start(self) -> None:
+        self._normalizer = Normalizer(self.training_env)
+
+    def _on_rollout_start(self) -> None:
+        self._step = 0
+        # A broken initial observation has reached VecNormalize before we see it: there is nothing sound to go back to.
+        self._normalizer_state = self._normalizer.state()
+        assert self.model._last_obs is not None
+        self._check("observation", self.model._last_obs)
+
+    def _on_step(self) -> bool:
+        self._check("observation", self.locals["new_obs"])
+        self._check("reward", self.locals["rewards"])
+        log_probs = self.locals["log_probs"]
+        if not bool(th.isfinite(log_probs).all()):
+            self._refuse("log-probability", log_probs.cpu().numpy(), "the policy")
+        if self.locals["dones"].any():
+            self._check_terminal_observations()
+        self._step += 1
+        return True
+
+    def _check_terminal_observations(self) -> None:
+        for index in np.flatnonzero(self.locals["dones"]):
+            terminal = self.locals["infos"][index].get("terminal_observation")
+            if terminal is None:
+                continue
+            for part in terminal.values() if isinstance(terminal, dict) else [terminal]:
+                if not _all_finite(np.asarray(part)):
+                    self._stop("terminal observation", int(index), "the environment")
+
+    def _check(self, what: str, value: Observation) -> None:
+        for part in value.values() if isinstance(value, dict) else [value]:
+            if not _all_finite(part):
+                self._refuse(what, part, "the environment")
+
+    def _refuse(self, what: str, array: np.ndarray, source: str) -> None:
+        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        self._stop(what, int(np.flatnonzero(bad)[0]), source)
+
+    def _stop(self, what: str, index: int, source: str) -> None:
+        self._normalizer.restore(self._normalizer_state)
+        self.model._last_obs = None  # the next `learn` resets the environments
+        raise ValueError(
+            f"Environment {index}: {source} returned a {what} that is not finite, at step {self._step} of this rollout "
+            f"({self.num_timesteps} timesteps). The unfinished rollout was dropped, everything learnt and stored before it is "
+            "kept. Wrap the environment in `VecCheckNan` to see which action led there."
+        )
+
+
+class RolloutRecorder(StepGuard):
+    """
+    Records every step of SB3's loop and hands over a :class:`Rollout` at its end.
+
+    It reads the loop's variables in ``on_step``: there SB3 has not yet added the bootstrap value to the rewards.
+
+    :param sink: receives the finished rollout
+    :param describe_actions: turns the actions of the loop into what is stored
+    :param policy_version: gives the version of the policy that acts now
+    :param n_steps: steps of a rollout
+    :param with_stored_targets: also keep the values and advantages that SB3 computed
+    """
+
+    def __init__(
+        self,
+        sink: Callable[[Rollout], None],
+        describe_actions: DescribeActions,
+        policy_version: Callable[[], int],
+        n_steps: int,
+        with_stored_targets: bool = False,
+    ) -> None:
+        super().__init__()
+        self._sink = sink
+        self._describe_actions = describe_actions
+        self._policy_version = policy_version
+        self._n_steps = n_steps
+        self._with_stored_targets = with_stored_targets
+        self._columns: dict[str, Any] = {}
+        self._terminal: list[Observation] = []
+
+    def _on_rollout_start(self) -> None:
+        super()._on_rollout_start()
+        raw_space = self._normalizer.raw_space(self.model.observation_space)
+        self._columns = self._allocate(raw_space, self.model.action_space)
+        self._terminal = []
+        assert self.model._last_obs is not None
+        self._store_observation(0, self._normalizer.raw_observation(self.model._last_obs))
+
+    def _on_step(self) -> bool:
+        super()._on_step()
+        t, columns = self._step - 1, self._columns
+        sample = self._describe_actions(self.locals["actions"], self.locals["log_probs"])
+        columns["actions"][t] = sample.actions.reshape(columns["actions"].shape[1:])
+        columns["log_probs"][t] = sample.log_probs
+        if sample.dimension_log_probs is not None:
+            columns.setdefault("dimension_log_probs", []).append(sample.dimension_log_probs)
+        columns["rewards"][t] = self._normalizer.raw_reward(self.locals["rewards"])
+        columns["policy_version"][t] = self._policy_version()
+        if self.locals["dones"].any():
+            self._store_ends(t)
+        self._store_observation(t + 1, self._normalizer.raw_observation(self.locals["new_obs"]))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._sink(self._finish(self.locals["rollout_buffer"]))
+        self._columns, self._terminal = {}, []
+
+    def _allocate(self, raw_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:
+        n_steps, n_envs = self._n_steps, self.training_env.num_envs
+
+        def observations(space: spaces.Space[Any]) -> np.ndarray:
+            # one row more than steps: the observation after the last step
+            return np.empty((n_steps + 1, n_envs, *(space.shape or ())), dtype=observation_dtype(space))
+
+        return {
+            "observations": map_observation(
+                observations, raw_space.spaces if isinstance(raw_space, spaces.Dict) else raw_space
+            ),
+            "actions": np.empty((n_steps, n_envs, *(action_space.shape or ())), dtype=action_dtype(action_space)),
+            "rewards": np.empty((n_steps, n_envs), dtype=np.float32),
+            "terminated": np.zeros((n_steps, n_envs), dtype=bool),
+            "truncated": np.zeros((n_steps, n_envs), dtype=bool),
+            "log_probs": np.empty((n_steps, n_envs), dtype=np.float32),
+            "policy_version": np.empty((n_steps, n_envs), dtype=np.int32),
+        }
+
+    def _store_observation(self, t: int, raw: Observation) -> None:
+        map_observation(lambda column, value: _assign(column, t, value), self._columns["observations"], raw)
+
+    def _store_ends(self, t: int) -> None:
+        for index in np.flatnonzero(self.locals["dones"]):
+            info = self.locals["infos"][index]
+            terminal = info.get("terminal_observation")
+            # as SB3: a time limit without the terminal observation cannot be bootstrapped
+            truncated = bool(info.get("TimeLimit.truncated", False)) and terminal is not None
+            self._columns["truncated" if truncated else "terminated"][t, index] = True
+            if truncated:
+                self._terminal.append(self._normalizer.raw_terminal_observation(terminal))
+
+    def _finish(self, rollout_buffer: RolloutBuffer) -> Rollout:
+        columns = self._columns
+        dimension = columns.pop("dimension_log_probs", None)
+        observations = columns.pop("observations")
+        stored = None
+        if self._with_stored_targets:
+            shape = columns["rewards"].shape
+            parts = (rollout_buffer.values, rollout_buffer.returns, rollout_buffer.advantages)
+            stored = StoredTargets(*(part.reshape(shape).copy() for part in parts))
+        return Rollout(
+            observations=map_observation(lambda column: column[:-1], observations),
+            last_observations=map_observation(lambda column: column[-1], observations),
+            terminal_observations=self._terminal_observations(observations),
+            dimension_log_probs=np.stack(dimension) if dimension is not None else None,
+            stored_targets=stored,
+            **columns,
+        )
+
+    def _terminal_observations(self, observations: Observation) -> Observation:
+        def gather(column: np.ndarray, *episodes: np.ndarray) -> np.ndarray:
+            rows = np.empty((len(episodes), *column.shape[2:]), dtype=column.dtype)
+            for row, episode in enumerate(episodes):
+                _assign(rows, row, episode)
+            return rows
+
+        gathered: Observation = map_observation(gather, observations, *self._terminal)
+        return gathered
+
+
+def _assign(target: np.ndarray, index: int, value: np.ndarray) -> None:
+    """Write a row; a float that stands for an integer (an image that was normalised and back) is rounded, not cut."""
+    if np.issubdtype(target.dtype, np.integer) and np.issubdtype(np.asarray(value).dtype, np.floating):
+        value = np.rint(value)
+    target[index] = np.asarray(value).reshape(target.shape[1:])
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
