@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo.ops.losses import entropy_loss, k3_divergence, value_loss
-from sb3_gipo.ops.surrogates import LOG_RATIO_BOUND, Surrogate
+from sb3_gipo.ops.surrogates import Surrogate
 from sb3_gipo.policies import RatioLevel, evaluate_actions
 from sb3_gipo.rollouts.types import ReplayBatch
 
@@ -69,7 +69,7 @@ def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSetti
     entropy = entropy_loss(now.entropy, now.log_prob)
     loss = policy_loss + how.ent_coef * entropy + how.vf_coef * critic_loss
     if how.kl_coef > 0:
-        loss = loss + how.kl_coef * k3_divergence(joint.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)).mean()
+        loss = loss + how.kl_coef * k3_divergence(joint).mean()
     with th.no_grad():
         clip_fraction = th.mean((th.abs(th.exp(log_ratio) - 1) > how.clip_range).float())
         approx_kl = th.mean(k3_divergence(now.log_prob - batch.start_log_prob))

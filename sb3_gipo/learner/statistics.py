@@ -66,12 +66,13 @@ class UpdateStatistics:
         used = utilization(samples["multiplier"], samples["advantages"], old)._asdict()
         if not bool(old.any()):  # of no old samples there is nothing to say
             del used["ess_old"], used["ess_eff_old"]
-        used["trust_mean"] = (samples["multiplier"] / importance_ratio(samples["log_ratio"])).mean()
+        trust = samples["multiplier"] / importance_ratio(samples["log_ratio"])
+        used["trust_mean"] = trust.clamp(max=1.0).mean()  # PPO's ratio may be above the bound of this one
         logged.update({f"utilization/{name}": value for name, value in used.items()})
         late = lag(samples["gap"], samples["joint"], self._old_threshold)._asdict()
         logged.update({f"lag/{name}": value for name, value in late.items()})
         logged["replay/replayed_frac"] = (samples["gap"] > 0).float().mean()
-        logged["train/kl_behaviour"] = k3_divergence(samples["joint"].clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)).mean()
+        logged["train/kl_behaviour"] = k3_divergence(samples["joint"]).mean()
         logged["train/clamped_frac"] = (samples["log_ratio"].abs() > LOG_RATIO_BOUND).float().mean()
         values = th.stack([value.double() for value in logged.values()]).tolist()
         return dict(zip(logged, values, strict=True))

@@ -3,6 +3,8 @@
 import torch as th
 from torch.nn import functional as F
 
+from sb3_gipo.ops.surrogates import importance_ratio
+
 
 def value_loss(
     values: th.Tensor, value_targets: th.Tensor, old_values: th.Tensor | None = None, clip_range: float | None = None
@@ -38,9 +40,9 @@ def entropy_loss(entropy: th.Tensor | None, log_prob: th.Tensor) -> th.Tensor:
 def k3_divergence(log_ratio: th.Tensor) -> th.Tensor:
     """
     Estimate of ``KL(mu || pi)`` from samples of ``mu`` that is never negative: ``(rho - 1) - log rho``
-    (http://joschu.net/blog/kl-approx.html).
+    (http://joschu.net/blog/kl-approx.html). The ratio is held in range, the pull back towards ``mu`` is not.
 
     :param log_ratio: ``log pi - log mu`` [...]
     :return: contribution of each sample, at least 0 [...]
     """
-    return (th.exp(log_ratio) - 1) - log_ratio
+    return (importance_ratio(log_ratio) - 1) - log_ratio

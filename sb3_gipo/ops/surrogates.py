@@ -15,6 +15,8 @@ from sb3_gipo.ops.checks import check_positive, check_same_shape
 
 # The log-ratio is held inside +-20 before it is exponentiated, so that every weight is finite (paper, section 4.1).
 LOG_RATIO_BOUND = 20.0
+# PPO's ratio is not weighted: it is held just inside the range of float32, so that PPO stays PPO to the last bit.
+PPO_LOG_RATIO_BOUND = 80.0
 
 Kernel = Literal["gaussian", "laplacian", "cauchy"]
 KERNELS: tuple[Kernel, ...] = ("gaussian", "laplacian", "cauchy")
@@ -37,17 +39,18 @@ Surrogate = Callable[[th.Tensor, th.Tensor], SurrogateTerms]
 UserSurrogate = Callable[[th.Tensor, th.Tensor], th.Tensor | SurrogateTerms]
 
 
-def importance_ratio(log_ratio: th.Tensor) -> th.Tensor:
+def importance_ratio(log_ratio: th.Tensor, bound: float = LOG_RATIO_BOUND) -> th.Tensor:
     """
     Importance ratio ``rho = pi / mu`` (paper, eq. 2), finite for every finite log-ratio.
 
-    The log-ratio is clamped to ``+-LOG_RATIO_BOUND`` in value only: the gradient still passes, so that a sample beyond
-    the bound is limited, not lost.
+    The log-ratio is clamped to ``+-bound`` in value only: the gradient still passes, so that a sample beyond the bound is
+    limited, not lost.
 
     :param log_ratio: ``log pi(a|s) - log mu(a|s)`` [...]
-    :return: ratio [...], in ``[exp(-20), exp(20)]``
+    :param bound: largest ``|log rho|``, above 0
+    :return: ratio [...], in ``[exp(-bound), exp(bound)]``
     """
-    excess = (log_ratio - log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)).detach()
+    excess = (log_ratio - log_ratio.clamp(-bound, bound)).detach()
     return th.exp(log_ratio - excess)
 
 
@@ -116,7 +119,7 @@ def ppo_clip(log_ratio: th.Tensor, advantages: th.Tensor, *, clip_range: float) 
     :raises ValueError: for shapes that differ
     """
     check_same_shape(log_ratio=log_ratio, advantages=advantages)
-    ratio = importance_ratio(log_ratio)
+    ratio = importance_ratio(log_ratio, PPO_LOG_RATIO_BOUND)
     clipped_ratio = th.clamp(ratio, 1 - clip_range, 1 + clip_range)
     loss = -th.min(advantages * ratio, advantages * clipped_ratio)
     clipped = ((advantages > 0) & (ratio > 1 + clip_range)) | ((advantages < 0) & (ratio < 1 - clip_range))
