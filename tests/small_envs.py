@@ -98,7 +98,9 @@ class TargetDictEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         self._sign = int(self.np_random.integers(2))
         return {"target": self._target, "sign": self._sign}
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
         self._t = 0
         return self._observe(), {}

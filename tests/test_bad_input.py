@@ -66,7 +66,12 @@ def test_refused_with_the_reason(options: dict[str, Any], message: str) -> None:
 
 def test_numpy_numbers_are_numbers() -> None:
     """What a tuner suggests as NumPy numbers is taken."""
-    options = {"sigma": np.float32(0.5), "replay_capacity": np.int64(64), "gradient_steps": np.int32(2), "kl_coef": np.float64(0.1)}
+    options = {
+        "sigma": np.float32(0.5),
+        "replay_capacity": np.int64(64),
+        "gradient_steps": np.int32(2),
+        "kl_coef": np.float64(0.1),
+    }
     GIPO("MlpPolicy", make_env(), **SMALL, **options).learn(32)
 
 

@@ -276,7 +276,9 @@ class Recorded(BaseCallback):
         self.events.append("training_end")
 
 
-@pytest.mark.parametrize("wrapped", [lambda c: c, lambda c: [c], lambda c: CallbackList([c])], ids=["alone", "list", "CallbackList"])
+@pytest.mark.parametrize(
+    "wrapped", [lambda c: c, lambda c: [c], lambda c: CallbackList([c])], ids=["alone", "list", "CallbackList"]
+)
 @pytest.mark.parametrize("replay_capacity", [None, "auto"])
 def test_callback_events_in_order(wrapped: Any, replay_capacity: Any) -> None:
     """A callback sees PPO's events in PPO's order, once each, and the loop's variables at every step."""
@@ -334,7 +336,7 @@ class ActionsSeen(gym.Env):
 
 @pytest.mark.parametrize("squash", [False, True])
 def test_actions_reach_the_environment_in_its_units(squash: bool) -> None:
-    """Clipped actions go to the environment and unclipped ones are stored; squashed ones are scaled to the environment's bounds."""
+    """Clipped actions go to the environment, unclipped ones are stored; squashed ones are scaled to its bounds."""
     ActionsSeen.seen.clear()
     kwargs = {"use_sde": True, "policy_kwargs": {"squash_output": True, "log_std_init": 0.0}} if squash else {}
     model = GIPO("MlpPolicy", DummyVecEnv([ActionsSeen]), **SMALL, **kwargs).learn(16)
@@ -479,7 +481,9 @@ def test_all_keys_of_ppo_are_logged() -> None:
     theirs, ours = keys_of(PPO), keys_of(GIPO)
     assert theirs <= ours
     expected = {"lag/version_gap_mean", "lag/version_gap_max", "lag/old_frac", "lag/abs_log_rho_p95"}
-    expected |= {f"utilization/{name}" for name in ("dead_frac", "suppressed_frac", "near_zero_frac", "old_share", "trust_mean")}
+    expected |= {
+        f"utilization/{name}" for name in ("dead_frac", "suppressed_frac", "near_zero_frac", "old_share", "trust_mean")
+    }
     expected |= {f"replay/{name}" for name in ("size", "rollouts", "mb", "reuse_mean", "dropped", "replayed_frac")}
     expected |= {"time/collect", "time/targets", "time/update", "train/grad_norm", "train/sigma", "train/kl_behaviour"}
     assert expected <= ours

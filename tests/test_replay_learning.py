@@ -89,7 +89,7 @@ def test_default_work_is_that_of_ppo() -> None:
 
 @pytest.mark.parametrize("target", ["vtrace", "gae"])
 def test_value_of_a_time_limit_is_that_of_going_on(target: str) -> None:
-    """On one state with reward 1 the value tends to 1 / (1 - gamma) through time limits, also when the data have become old."""
+    """On one state with reward 1 the value tends to 1 / (1 - gamma) through time limits, also from old data."""
     gamma = 0.9
     env = DummyVecEnv([lambda: OneStateEnv(horizon=5)] * 2)
     model = GIPO(
@@ -170,7 +170,7 @@ def test_kernels_and_widths(kernel: str) -> None:
 
 
 def test_user_surrogate_is_the_same_code_path() -> None:
-    """A function of log-ratio and advantage takes the place of the built-in one: written out again, no-clip trains the same."""
+    """A function of log-ratio and advantage is a surrogate like the built-in ones: no-clip written out trains the same."""
 
     def plain(log_ratio: th.Tensor, advantages: th.Tensor) -> th.Tensor:
         return -th.exp(log_ratio) * advantages
@@ -214,7 +214,12 @@ def test_every_observation_space_replays(observation: str, action: str) -> None:
 def test_gsde_with_replay(squash: bool) -> None:
     """gSDE replays, also squashed: the ratio of fresh data is 1 and nothing explodes."""
     model = GIPO(
-        "MlpPolicy", make_env(), **SMALL, use_sde=True, sde_sample_freq=4, policy_kwargs={"squash_output": squash, "log_std_init": 1.0}
+        "MlpPolicy",
+        make_env(),
+        **SMALL,
+        use_sde=True,
+        sde_sample_freq=4,
+        policy_kwargs={"squash_output": squash, "log_std_init": 1.0},
     )
     log = Logged()
     model.learn(160, callback=log, log_interval=10**6)

@@ -44,7 +44,9 @@ def assert_same(ours: GIPO, theirs: GIPO) -> None:
     if ours.replay_buffer is not None:
         positions = np.arange(len(ours.replay_buffer))
         for name in ("actions", "rewards", "log_probs", "policy_version", "draws"):
-            np.testing.assert_array_equal(ours.replay_buffer.gather(name, positions), theirs.replay_buffer.gather(name, positions))
+            np.testing.assert_array_equal(
+                ours.replay_buffer.gather(name, positions), theirs.replay_buffer.gather(name, positions)
+            )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,14 @@ def assert_same(ours: GIPO, theirs: GIPO) -> None:
         (None, {"target": "stored", "ratio_level": "dimension"}),
         (None, {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
         (None, {"policy_kwargs": {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 0.1}}}),
-        (None, {"learning_rate": LinearSchedule(1e-2, 1e-4, 1.0), "sigma": "lin_0.5", "clip_range": LinearSchedule(0.3, 0.1, 1.0)}),
+        (
+            None,
+            {
+                "learning_rate": LinearSchedule(1e-2, 1e-4, 1.0),
+                "sigma": "lin_0.5",
+                "clip_range": LinearSchedule(0.3, 0.1, 1.0),
+            },
+        ),
         (VecNormalize, {}),
     ],
     ids=str,
@@ -80,7 +89,11 @@ def test_resume_for_other_observations(observation: str, tmp_path: Path) -> None
     """The same with a Dict and with an image."""
     policy = POLICIES[observation]
     options = {**SMALL, "n_epochs": 1}
-    whole = GIPO(policy, make_env(observation, "multidiscrete"), **options).learn(ROLLOUT).learn(ROLLOUT, reset_num_timesteps=False)
+    whole = (
+        GIPO(policy, make_env(observation, "multidiscrete"), **options)
+        .learn(ROLLOUT)
+        .learn(ROLLOUT, reset_num_timesteps=False)
+    )
     parted = GIPO(policy, make_env(observation, "multidiscrete"), **options).learn(ROLLOUT)
     assert_same(save_and_load(parted, tmp_path).learn(ROLLOUT, reset_num_timesteps=False), whole)
 
@@ -93,7 +106,7 @@ def test_two_calls_of_learn_are_one() -> None:
 
 
 def test_resume_in_fresh_environments(tmp_path: Path) -> None:
-    """With environments that begin anew at the seam, even new ones go on bit for bit, VecNormalize restored from the model file."""
+    """In new environments that begin where the old ones were, training goes on bit for bit, VecNormalize included."""
 
     def make() -> VecNormalize:
         return VecNormalize(DummyVecEnv([lambda: OneStateEnv(horizon=16)] * 2))
@@ -145,7 +158,7 @@ def test_loading_to_predict_leaves_the_generators_alone(tmp_path: Path) -> None:
 
 
 def test_own_arguments_and_optimizer_survive(tmp_path: Path) -> None:
-    """Everything GIPO was given, the policy version and the optimizer's moments come back; the replay is not in the model file."""
+    """GIPO's arguments, the policy version and the optimizer's moments come back; the replay has its own file."""
     options = {"surrogate": "sapo", "surrogate_kwargs": {"tau_neg": 2.0}, "sigma": 0.7, "sigma_neg": 0.2, "kernel": "cauchy"}
     options.update({"ratio_level": "dimension", "replay_capacity": 96, "gradient_steps": 3, "target": "gae", "kl_coef": 0.05})
     options.update({"vtrace_rho_bar": 2.0, "vtrace_c_bar": 1.5, "max_policy_lag": 7, "old_threshold": 2})

@@ -1,0 +1,53 @@
+# `make demo` and `make test` do everything on a machine that has only Python and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test install lint format format-check type check benchmark-memory clean
+
+help:
+	@echo "make demo          train GIPO on Meta-World reach-v3 and see what it learnt (demo/reach-v3)"
+	@echo "make test          run the whole default test suite"
+	@echo "make check         lint, format check and type check"
+	@echo "make format        format the code"
+	@echo "make benchmark-memory   bytes per stored transition against the raw payload"
+
+# The tested set: torch first, so that nothing else picks another build of it.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 10) and "Python 3.10 or newer is needed, this is %d.%d" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[metaworld,tests]'
+	touch $(INSTALLED)
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/metaworld_demo.py --task reach-v3 --folder demo/reach-v3
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+format-check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+
+type: $(INSTALLED)
+	$(BIN)/mypy
+
+check: lint format-check type
+
+benchmark-memory: $(INSTALLED)
+	$(BIN)/python benchmarks/replay_memory.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
