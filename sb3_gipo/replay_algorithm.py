@@ -124,9 +124,17 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         SB3's own loop, timed; what it did reaches the replay through the recorder among the callbacks.
 
         :return: false when a callback stopped it
+        :raises RuntimeError: when an environment in another process died
         """
         start = time.perf_counter()
-        finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        try:
+            finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            self._last_obs = None  # the next `learn` resets the environments
+            raise RuntimeError(
+                f"An environment process died ({_dead_workers(env)}); its own traceback, if it left one, is above. What was "
+                "learnt and stored before this rollout is kept: save the model, or give it new environments with `set_env` and go on."
+            ) from error
         self.logger.record("time/collect", time.perf_counter() - start)
         return finished
 
@@ -149,12 +157,12 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
         """
-        self._checkpoint = checkpoint.capture(self.env)
+        pending, self._checkpoint = self._checkpoint, checkpoint.capture(self.env)
         try:
             with replay_file.writable(path, "zip") as file:
                 super().save(cast(io.BufferedIOBase, file), exclude, include)
         finally:
-            self._checkpoint = None
+            self._checkpoint = pending
 
     @classmethod
     def load(
@@ -181,12 +189,29 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         :return: new model instance with loaded parameters
         """
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        state, model._checkpoint = model._checkpoint, None
-        if state is not None and model.env is not None:
-            checkpoint.restore_normalizer(state, model.env)
-            if "seed" not in kwargs:
-                checkpoint.restore_generators(state)
+        if "seed" in kwargs and model._checkpoint is not None:
+            checkpoint.forget_generators(model._checkpoint)
+        if model.env is not None:
+            model._take_up_checkpoint()
         return model
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Set the environment as SB3 does. For a model that was loaded without one, training is taken up here, as in :meth:`load`.
+
+        :param env: The environment for learning a policy
+        :param force_reset: Force call to ``reset()`` before training
+        """
+        super().set_env(env, force_reset)
+        if self.replay_buffer is not None and len(self.replay_buffer) == 0:
+            self.replay_buffer = self._make_replay_buffer()  # what is raw depends on the wrappers
+        self._take_up_checkpoint()
+
+    def _take_up_checkpoint(self) -> None:
+        state, self._checkpoint = self._checkpoint, None
+        if state is not None and self.env is not None:
+            checkpoint.restore_normalizer(state, self.env)
+            checkpoint.restore_generators(state)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -223,3 +248,16 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
             "squashed_actions": bool(self.policy.squash_output),
             "raw_observations": Normalizer(self.env).observations_are_raw,
         }
+
+
+def _dead_workers(env: VecEnv) -> str:
+    """Which of the processes of a ``SubprocVecEnv`` ended, and how."""
+    processes = getattr(env.unwrapped, "processes", [])
+    for process in processes:
+        process.join(timeout=1.0)  # one that just broke its pipe may still be ending
+    dead = [
+        f"environment {index}: exit code {process.exitcode}"
+        for index, process in enumerate(processes)
+        if not process.is_alive()
+    ]
+    return ", ".join(dead) or "which one is not known"

@@ -25,10 +25,19 @@ def capture(env: VecEnv | None) -> dict[str, Any]:
     }
 
 
+def forget_generators(state: dict[str, Any]) -> None:
+    """
+    :param state: what :func:`capture` gave; a new seed takes the place of its generators
+    """
+    state["python"] = None
+
+
 def restore_generators(state: dict[str, Any]) -> None:
     """
     :param state: what :func:`capture` gave
     """
+    if state["python"] is None:
+        return
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     th.set_rng_state(th.from_numpy(state["torch"]))
