@@ -36,6 +36,11 @@ SelfGIPO = TypeVar("SelfGIPO", bound="GIPO")
 SurrogateName = Literal["gipo", "ppo_clip", "sapo", "no_clip"]
 SURROGATES: tuple[SurrogateName, ...] = ("gipo", "ppo_clip", "sapo", "no_clip")
 
+# gradient_steps=None: as many times PPO's minibatches for one rollout. Old data are worth more passes than they had.
+REPLAY_WORK = 2
+# kl_coef=None, with replay: nothing else pulls the policy back when old data are used again and again.
+REPLAY_KL_COEF = 0.1
+
 
 class NonFiniteUpdateError(ValueError):
     """
@@ -97,14 +102,15 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param surrogate_kwargs: Further arguments of the surrogate, such as ``tau_neg`` of ``"sapo"``
     :param ratio_level: ``"joint"``: one ratio for an action; ``"dimension"``: one for each of its dimensions, losses added
     :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts; ``None``: no replay, on-policy
-    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: as many as PPO would take on one rollout
+    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: twice as many as PPO takes
     :param target: ``"vtrace"``: values and ratios of the current policy; ``"gae"``: values of the current policy, no ratios;
         ``"stored"``: as computed at collection
     :param vtrace_rho_bar: Truncation of the ratio in V-trace's temporal difference, above 0
     :param vtrace_c_bar: Truncation of the ratio in V-trace's trace, above 0
     :param max_policy_lag: Drop rollouts older than this many policy versions; ``None``: only for room
     :param old_threshold: Version gap above which a sample counts as old in the metrics
-    :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities
+    :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities;
+        ``None``: 0.1 with replay, 0 without
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -155,7 +161,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         vtrace_c_bar: float = 1.0,
         max_policy_lag: int | None = None,
         old_threshold: int = 4,
-        kl_coef: float = 0.0,
+        kl_coef: float | None = None,
     ) -> None:
         super().__init__(
             policy,
@@ -235,7 +241,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         settings.check_above("vtrace_rho_bar", self.vtrace_rho_bar, 0)
         settings.check_above("vtrace_c_bar", self.vtrace_c_bar, 0)
         settings.check_at_least("n_epochs", self.n_epochs, 1, integer=True)
-        settings.check_at_least("kl_coef", self.kl_coef, 0)
+        if self.kl_coef is not None:
+            settings.check_at_least("kl_coef", self.kl_coef, 0)
         settings.check_at_least("old_threshold", self.old_threshold, 0, integer=True)
         if self.max_policy_lag is not None:
             settings.check_at_least("max_policy_lag", self.max_policy_lag, 0, integer=True)
@@ -295,7 +302,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _n_gradient_steps(self) -> int:
         if self.gradient_steps is not None:
             return self.gradient_steps
-        return self.n_epochs * -(-self.n_steps * self.n_envs // self.batch_size)
+        return REPLAY_WORK * self.n_epochs * -(-self.n_steps * self.n_envs // self.batch_size)
 
     def _train_epoch(
         self, epoch: int, batches: Iterator[ReplayBatch], how: ObjectiveSettings, statistics: UpdateStatistics
@@ -330,6 +337,11 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.policy.optimizer.step()
         return True
 
+    def _kl_coef(self) -> float:
+        if self.kl_coef is not None:
+            return self.kl_coef
+        return 0.0 if self.replay_capacity is None else REPLAY_KL_COEF
+
     def _objective_settings(self) -> ObjectiveSettings:
         return ObjectiveSettings(
             surrogate=self._bind_surrogate(),
@@ -337,7 +349,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
             normalize_advantage=self.normalize_advantage,
             vf_coef=self.vf_coef,
             ent_coef=self.ent_coef,
-            kl_coef=self.kl_coef,
+            kl_coef=self._kl_coef(),
             clip_range=self._now(self.clip_range),
             clip_range_vf=None if self.clip_range_vf is None else self._now(self.clip_range_vf),
             sampled_actions=self.replay_buffer is not None,

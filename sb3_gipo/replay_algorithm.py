@@ -133,7 +133,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._last_obs = None  # the next `learn` resets the environments
             raise RuntimeError(
                 f"An environment process died ({_dead_workers(env)}); its own traceback, if it left one, is above. What was "
-                "learnt and stored before this rollout is kept: save the model, or give it new environments with `set_env` and go on."
+                "learnt and stored before this rollout is kept: save the model, or give it new environments (`set_env`)."
             ) from error
         self.logger.record("time/collect", time.perf_counter() - start)
         return finished
@@ -197,7 +197,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
-        Set the environment as SB3 does. For a model that was loaded without one, training is taken up here, as in :meth:`load`.
+        Set the environment as SB3 does. A model that was loaded without one takes up training here, as in :meth:`load`.
 
         :param env: The environment for learning a policy
         :param force_reset: Force call to ``reset()`` before training

@@ -52,7 +52,7 @@ def make_env(n_envs: int = 2) -> DummyVecEnv:
         ({"max_policy_lag": -1}, "`max_policy_lag` is -1"),
         ({"old_threshold": 1.5}, "whole number"),
         ({"kl_coef": -0.1}, "`kl_coef` is -0.1"),
-        ({"kl_coef": None}, "`kl_coef` is None"),
+        ({"kl_coef": "0.1"}, "`kl_coef` is '0.1'"),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -1,6 +1,7 @@
 """What "drop-in for PPO" means: behaviours that a subclass of SB3's on-policy base forgets."""
 
 import inspect
+import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_gipo import GIPO, CnnPolicy, MlpPolicy, MultiInputPolicy
 from tests.small_envs import OneStateEnv, SpaceEnv
@@ -302,6 +303,29 @@ def test_callback_can_stop_the_run(stop_with: Any) -> None:
     assert len(model.replay_buffer) == 64
 
 
+class DiesAtStepSix(SpaceEnv):
+    """Its process ends without a word."""
+
+    def step(self, action: Any) -> Any:
+        if self._t == 6:
+            os._exit(3)
+        return super().step(action)
+
+
+def test_a_dead_environment_process_is_named() -> None:
+    """Where SB3 ends with a bare EOFError, the error says which environment died, and what was learnt is kept."""
+    env = SubprocVecEnv([SpaceEnv, lambda: DiesAtStepSix(horizon=10)])
+    model = GIPO("MlpPolicy", env, **SMALL)
+    try:
+        with pytest.raises(RuntimeError, match="environment 1: exit code 3"):
+            model.learn(64)
+    finally:
+        for process in env.processes:
+            process.kill()
+    model.set_env(make_env())
+    assert model.learn(32, reset_num_timesteps=False).num_timesteps > 32
+
+
 def test_function_as_callback() -> None:
     """A plain function of locals and globals is a callback, and stops the run with ``False``."""
     model = GIPO("MlpPolicy", make_env(), **SMALL)
@@ -381,7 +405,7 @@ def test_policy_is_in_training_mode_during_the_update() -> None:
     original = model.policy.evaluate_actions
     model.policy.evaluate_actions = lambda obs, actions: (modes.append(model.policy.training), original(obs, actions))[1]
     model.learn(32)
-    assert modes == [False, True, True, True, True]
+    assert modes == [False] + [True] * 8
 
 
 def test_gradients_are_clipped() -> None:
@@ -396,7 +420,7 @@ def test_gradients_are_clipped() -> None:
 
     model.policy.optimizer.step = spy
     model.learn(64, log_interval=10**6)
-    assert len(norms) == 8
+    assert len(norms) == 16
     assert max(norms) <= 0.01 + 1e-6
     assert model.logger.name_to_value["train/grad_norm"] > 0.01
 

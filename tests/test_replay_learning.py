@@ -80,11 +80,11 @@ def test_max_policy_lag_drops_and_counts() -> None:
 
 
 def test_default_work_is_that_of_ppo() -> None:
-    """Without ``gradient_steps`` an iteration takes as many minibatches as PPO would on one rollout."""
+    """Without ``gradient_steps`` an iteration takes twice the minibatches that PPO takes on one rollout."""
     model = GIPO("MlpPolicy", make_env(), **SMALL)
     model.learn(32)
     draws = model.replay_buffer.gather("draws", np.arange(32))
-    assert draws.sum() == SMALL["n_epochs"] * 32
+    assert draws.sum() == 2 * SMALL["n_epochs"] * 32
 
 
 @pytest.mark.parametrize("target", ["vtrace", "gae"])
@@ -196,6 +196,13 @@ def test_kl_penalty_holds_the_policy_back() -> None:
         return float(log.iterations[-1]["train/kl_behaviour"])
 
     assert divergence(1.0) < 0.5 * divergence(0.0)
+
+
+def test_the_penalty_belongs_to_replay() -> None:
+    """By default there is a penalty with replay and none without; what was asked for is used either way."""
+    for replay_capacity, kl_coef, used in (("auto", None, 0.1), (None, None, 0.0), (None, 0.3, 0.3), ("auto", 0.0, 0.0)):
+        model = GIPO("MlpPolicy", make_env(), **SMALL, replay_capacity=replay_capacity, kl_coef=kl_coef)
+        assert model._objective_settings().kl_coef == used
 
 
 @pytest.mark.parametrize("observation", ["box", "discrete", "multidiscrete", "multibinary", "dict", "image", "dict_image"])

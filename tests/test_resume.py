@@ -144,6 +144,21 @@ def test_normalizer_in_use_is_left_alone(tmp_path: Path) -> None:
         GIPO.load(tmp_path / "model", env=make_env())
 
 
+def test_environment_given_after_loading(tmp_path: Path) -> None:
+    """``load`` without an environment and ``set_env`` afterwards take up training as ``load`` with one does."""
+    half = 2 * ROLLOUT
+    whole = GIPO("MlpPolicy", VecNormalize(make_env()), **SMALL).learn(half).learn(half, reset_num_timesteps=False)
+    parted = GIPO("MlpPolicy", VecNormalize(make_env()), **SMALL).learn(half)
+    parted.save(tmp_path / "model")
+    parted.save_replay_buffer(tmp_path / "replay")
+    np.random.seed(99)
+    th.manual_seed(99)
+    loaded = GIPO.load(tmp_path / "model")
+    loaded.set_env(parted.get_env(), force_reset=False)
+    loaded.load_replay_buffer(tmp_path / "replay")
+    assert_same(loaded.learn(half, reset_num_timesteps=False), whole)
+
+
 def test_loading_to_predict_leaves_the_generators_alone(tmp_path: Path) -> None:
     """Without an environment the global generators are not touched; with one and a new seed they follow the seed."""
     model = GIPO("MlpPolicy", make_env(), **{**SMALL, "seed": None}).learn(ROLLOUT)
