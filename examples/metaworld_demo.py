@@ -17,6 +17,7 @@ import torch as th
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_gipo import GIPO
@@ -110,7 +111,7 @@ def record_video(model: GIPO, normalizer: VecNormalize, task: str, path: Path, s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="reach-v3", choices=metaworld_tasks(), metavar="TASK", help="Meta-World task")
-    parser.add_argument("--steps", type=int, default=80_000, help="environment steps of training")
+    parser.add_argument("--steps", type=int, default=60_000, help="environment steps of training")
     parser.add_argument("--n-envs", type=int, default=2, help="training environments, one process each")
     parser.add_argument("--eval-episodes", type=int, default=20, help="evaluation episodes before and after")
     parser.add_argument("--seed", type=int, default=0)
@@ -127,6 +128,7 @@ def main() -> None:
     model = GIPO(
         "MlpPolicy",
         env,
+        learning_rate=LinearSchedule(5e-4, 0.0, 1.0),
         n_steps=1000 // args.n_envs,
         batch_size=250,
         gradient_steps=80,

@@ -43,6 +43,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     policy_version: int
     replay_buffer: RolloutReplayBuffer | None = None
     _checkpoint: dict[str, Any] | None = None
+    _recorder: BaseCallback | None = None
+    _interruption: Any = None
 
     # ---------------------------------------------------------------- replay
 
@@ -84,14 +86,14 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         # First in the list: it reads the step before a user's callback can change it or ask the policy something.
-        own = self._make_recorder()
+        self._recorder = self._make_recorder()
         if callback is None:
             callbacks: list[BaseCallback] = []
         elif isinstance(callback, list):
             callbacks = callback
         else:
             callbacks = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
-        return super()._init_callback([own, *callbacks], progress_bar)
+        return super()._init_callback([self._recorder, *callbacks], progress_bar)
 
     def _make_recorder(self) -> BaseCallback:
         if self.replay_buffer is None:
@@ -109,6 +111,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
             describe_actions=partial(describe_actions, self.policy, self.ratio_level),
             policy_version=lambda: self.policy_version,
             n_steps=self.n_steps,
+            interruption=self._interruption,
             with_stored_targets=self.target == "stored",
         )
 
@@ -135,13 +138,16 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
                 f"An environment process died ({_dead_workers(env)}); its own traceback, if it left one, is above. What was "
                 "learnt and stored before this rollout is kept: save the model, or give it new environments (`set_env`)."
             ) from error
+        finally:
+            if isinstance(self._recorder, RolloutRecorder):
+                self._interruption = self._recorder.interruption()
         self.logger.record("time/collect", time.perf_counter() - start)
         return finished
 
     # ---------------------------------------------------------------- save, load, resume
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "replay_buffer"]
+        return [*super()._excluded_save_params(), "replay_buffer", "_recorder", "_interruption"]
 
     def save(
         self,

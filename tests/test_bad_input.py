@@ -54,7 +54,7 @@ def make_env(n_envs: int = 2) -> DummyVecEnv:
         ({"kl_coef": -0.1}, "`kl_coef` is -0.1"),
         ({"kl_coef": "0.1"}, "`kl_coef` is '0.1'"),
     ],
-    ids=lambda value: str(value)[:60],
+    ids=lambda value: value[:60] if isinstance(value, str) else "given",
 )
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 def test_refused_with_the_reason(options: dict[str, Any], message: str) -> None:

@@ -12,7 +12,7 @@ from sb3_gipo.ops.targets import Targets, gae, vtrace
 from sb3_gipo.policies import actions_to_tensor, evaluate_actions
 from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.replay import RolloutReplayBuffer, Segment
-from sb3_gipo.rollouts.types import Observation, first_array, map_observation
+from sb3_gipo.rollouts.types import Observation, map_observation, observation_parts
 
 Target = Literal["vtrace", "gae", "stored"]
 TARGETS: tuple[Target, ...] = ("vtrace", "gae", "stored")
@@ -113,7 +113,7 @@ def _next_values(
 
 
 def _predict_values(raw: Observation, policy: ActorCriticPolicy, normalizer: Normalizer) -> th.Tensor:
-    size, chunk = len(first_array(raw)), _chunk_size(raw)
+    size, chunk = len(observation_parts(raw)[0]), _chunk_size(raw)
     values = [th.empty(0)]
     for start in range(0, size, chunk):
         part = map_observation(lambda column, start=start: column[start : start + chunk], raw)
@@ -137,6 +137,5 @@ def _join(*parts: np.ndarray) -> np.ndarray:
 
 
 def _chunk_size(observation: Observation) -> int:
-    parts = observation.values() if isinstance(observation, dict) else [observation]
-    elements = sum(int(np.prod(part.shape[1:])) for part in parts)
+    elements = sum(int(np.prod(part.shape[1:])) for part in observation_parts(observation))
     return int(np.clip(_CHUNK_ELEMENTS // max(elements, 1), 128, 8192))

@@ -30,6 +30,8 @@ def deviation_bound(sigma: float, max_advantage: float, n_samples: int, delta: f
     :raises ValueError: for a number out of range
     """
     check_positive(max_advantage=max_advantage, n_samples=n_samples)
+    if n_samples < 1:
+        raise ValueError(f"`n_samples` must be at least 1, got {n_samples}.")
     if not 0 < delta < 1:
         raise ValueError(f"`delta` must be a probability in (0, 1), got {delta}.")
     return max_advantage * multiplier_bound(sigma) * math.sqrt(2.0 * math.log(2.0 / delta) / n_samples)
@@ -45,6 +47,8 @@ def damping_bias_bound(sigma: float, truncation: float, tail_probability: float 
     :return: the bound on the ratio mass that damping takes away
     """
     check_positive(sigma=sigma, truncation=truncation)
+    if not 0 <= tail_probability <= 1:
+        raise ValueError(f"`tail_probability` must be a probability in [0, 1], got {tail_probability}.")
     return truncation**2 / (2.0 * sigma**2) + math.exp(-truncation) + tail_probability
 
 

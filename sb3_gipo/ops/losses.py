@@ -3,7 +3,7 @@
 import torch as th
 from torch.nn import functional as F
 
-from sb3_gipo.ops.surrogates import importance_ratio
+from sb3_gipo.ops.surrogates import LOG_RATIO_BOUND, importance_ratio
 
 
 def value_loss(
@@ -40,9 +40,10 @@ def entropy_loss(entropy: th.Tensor | None, log_prob: th.Tensor) -> th.Tensor:
 def k3_divergence(log_ratio: th.Tensor) -> th.Tensor:
     """
     Estimate of ``KL(mu || pi)`` from samples of ``mu`` that is never negative: ``(rho - 1) - log rho``
-    (http://joschu.net/blog/kl-approx.html). The ratio is held in range, the pull back towards ``mu`` is not.
+    (http://joschu.net/blog/kl-approx.html). The ratio is held in range; the pull back towards ``mu``
+    is not lost beyond it.
 
     :param log_ratio: ``log pi - log mu`` [...]
     :return: contribution of each sample, at least 0 [...]
     """
-    return (importance_ratio(log_ratio) - 1) - log_ratio
+    return (importance_ratio(log_ratio) - 1) - log_ratio.clamp(max=LOG_RATIO_BOUND)

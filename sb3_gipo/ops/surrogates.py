@@ -50,8 +50,9 @@ def importance_ratio(log_ratio: th.Tensor, bound: float = LOG_RATIO_BOUND) -> th
     :param bound: largest ``|log rho|``, above 0
     :return: ratio [...], in ``[exp(-bound), exp(bound)]``
     """
-    excess = (log_ratio - log_ratio.clamp(-bound, bound)).detach()
-    return th.exp(log_ratio - excess)
+    value = log_ratio.detach()
+    # the bracket is 0 and carries the gradient; subtracting an excess instead would lose the bound to rounding far outside
+    return th.exp(value.clamp(-bound, bound) + (log_ratio - value))
 
 
 def trust_weight(log_ratio: th.Tensor, sigma: float | th.Tensor, kernel: Kernel = "gaussian") -> th.Tensor:
@@ -102,7 +103,7 @@ def gipo(
     width: float | th.Tensor = sigma
     if sigma_neg is not None and sigma_neg != sigma:
         check_positive(sigma_neg=sigma_neg)
-        width = th.where(advantages < 0, sigma_neg, sigma).to(log_ratio.dtype)
+        width = th.where(advantages < 0, log_ratio.new_tensor(sigma_neg), log_ratio.new_tensor(sigma))
     ratio = importance_ratio(log_ratio)
     weight = trust_weight(log_ratio, width, kernel)
     return SurrogateTerms(-(weight * ratio * advantages), weight * ratio.detach())
@@ -116,9 +117,11 @@ def ppo_clip(log_ratio: th.Tensor, advantages: th.Tensor, *, clip_range: float) 
     :param advantages: ``A`` [...]
     :param clip_range: ``eps``, at least 0
     :return: loss and multiplier of each sample [...]: ``rho`` where not clipped, exactly 0 where clipped
-    :raises ValueError: for shapes that differ
+    :raises ValueError: for shapes that differ or a negative ``clip_range``
     """
     check_same_shape(log_ratio=log_ratio, advantages=advantages)
+    if not clip_range >= 0:
+        raise ValueError(f"`clip_range` must be at least 0, got {clip_range}.")
     ratio = importance_ratio(log_ratio, PPO_LOG_RATIO_BOUND)
     clipped_ratio = th.clamp(ratio, 1 - clip_range, 1 + clip_range)
     loss = -th.min(advantages * ratio, advantages * clipped_ratio)
@@ -139,7 +142,7 @@ def sapo(log_ratio: th.Tensor, advantages: th.Tensor, *, tau_pos: float = 1.0, t
     """
     check_same_shape(log_ratio=log_ratio, advantages=advantages)
     check_positive(tau_pos=tau_pos, tau_neg=tau_neg)
-    tau = th.where(advantages > 0, tau_pos, tau_neg).to(log_ratio.dtype)
+    tau = th.where(advantages > 0, log_ratio.new_tensor(tau_pos), log_ratio.new_tensor(tau_neg))
     ratio = importance_ratio(log_ratio)
     logit = tau * (ratio - 1.0)
     # Always take the sigmoid of a negative number: 1 - p keeps its digits in float32 where p is close to 1.

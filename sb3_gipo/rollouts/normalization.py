@@ -79,6 +79,13 @@ class Normalizer:
             raw = transposer.transpose_observations(raw)
         return raw
 
+    def latest_observation(self, observation: Observation) -> Observation:
+        """
+        :param observation: what the policy sees after the latest step [N, *obs]
+        :return: what the environments gave at that step, before ``VecNormalize`` and whatever stands above it [N, ...]
+        """
+        return observation if self.vec_normalize is None else self.vec_normalize.old_obs
+
     def raw_terminal_observation(self, observation: Observation) -> Observation:
         """
         ``VecNormalize`` has overwritten the terminal observation in ``info``, so that it is computed back; what it clipped

@@ -17,6 +17,7 @@ from sb3_gipo.rollouts.types import (
     action_dtype,
     map_observation,
     observation_dtype,
+    observation_parts,
 )
 
 
@@ -54,14 +55,16 @@ class StepGuard(BaseCallback):
         # A broken initial observation has reached VecNormalize before we see it: there is nothing sound to go back to.
         self._normalizer_state = self._normalizer.state()
         assert self.model._last_obs is not None
-        self._check("observation", self.model._last_obs)
+        self._check("an observation", self.model._last_obs)
 
     def _on_step(self) -> bool:
-        self._check("observation", self.locals["new_obs"])
-        self._check("reward", self.locals["rewards"])
+        # the raw ones first: VecNormalize spreads one bad number over all environments, or clips it away
+        self._check("an observation", self._normalizer.latest_observation(self.locals["new_obs"]))
+        self._check("a reward", self._normalizer.raw_reward(self.locals["rewards"]))
+        self._check("an observation", self.locals["new_obs"])
         log_probs = self.locals["log_probs"]
         if not bool(th.isfinite(log_probs).all()):
-            self._refuse("log-probability", log_probs.cpu().numpy(), "the policy")
+            self._refuse("a log-probability", log_probs.cpu().numpy(), "the policy")
         if self.locals["dones"].any():
             self._check_terminal_observations()
         self._step += 1
@@ -72,12 +75,12 @@ class StepGuard(BaseCallback):
             terminal = self.locals["infos"][index].get("terminal_observation")
             if terminal is None:
                 continue
-            for part in terminal.values() if isinstance(terminal, dict) else [terminal]:
+            for part in observation_parts(terminal):
                 if not _all_finite(np.asarray(part)):
-                    self._stop("terminal observation", int(index), "the environment")
+                    self._stop("a terminal observation", int(index), "the environment")
 
     def _check(self, what: str, value: Observation) -> None:
-        for part in value.values() if isinstance(value, dict) else [value]:
+        for part in observation_parts(value):
             if not _all_finite(part):
                 self._refuse(what, part, "the environment")
 
@@ -89,7 +92,7 @@ class StepGuard(BaseCallback):
         self._normalizer.restore(self._normalizer_state)
         self.model._last_obs = None  # the next `learn` resets the environments
         raise ValueError(
-            f"Environment {index}: {source} returned a {what} that is not finite, at step {self._step} of this rollout "
+            f"Environment {index}: {source} returned {what} that is not finite, at step {self._step} of this rollout "
             f"({self.num_timesteps} timesteps). The unfinished rollout was dropped, everything learnt and stored before it is "
             "kept. Wrap the environment in `VecCheckNan` to see which action led there."
         )
@@ -105,6 +108,7 @@ class RolloutRecorder(StepGuard):
     :param describe_actions: turns the actions of the loop into what is stored
     :param policy_version: gives the version of the policy that acts now
     :param n_steps: steps of a rollout
+    :param interruption: where an earlier rollout was left, see :meth:`interruption`
     :param with_stored_targets: also keep the values and advantages that SB3 computed
     """
 
@@ -114,6 +118,7 @@ class RolloutRecorder(StepGuard):
         describe_actions: DescribeActions,
         policy_version: Callable[[], int],
         n_steps: int,
+        interruption: tuple[Any, Observation] | None = None,
         with_stored_targets: bool = False,
     ) -> None:
         super().__init__()
@@ -121,6 +126,7 @@ class RolloutRecorder(StepGuard):
         self._describe_actions = describe_actions
         self._policy_version = policy_version
         self._n_steps = n_steps
+        self._interrupted = interruption
         self._with_stored_targets = with_stored_targets
         self._columns: dict[str, Any] = {}
         self._terminal: list[Observation] = []
@@ -131,7 +137,23 @@ class RolloutRecorder(StepGuard):
         self._columns = self._allocate(raw_space, self.model.action_space)
         self._terminal = []
         assert self.model._last_obs is not None
-        self._store_observation(0, self._normalizer.raw_observation(self.model._last_obs))
+        interrupted, self._interrupted = self._interrupted, None
+        if interrupted is not None and interrupted[0] is self.model._last_obs:
+            self._store_observation(0, interrupted[1])
+        else:
+            self._store_observation(0, self._normalizer.raw_observation(self.model._last_obs))
+
+    def interruption(self) -> tuple[Any, Observation] | None:
+        """
+        SB3's loop goes on from the observation before the step at which it was stopped, one that ``VecNormalize`` has
+        forgotten: so it is kept.
+
+        :return: that observation as the policy sees it and as it was before normalisation; ``None`` after a whole rollout
+        """
+        if not self._columns or self._step == 0:
+            return None
+        raw = map_observation(lambda column: column[self._step - 1].copy(), self._columns["observations"])
+        return self.model._last_obs, raw
 
     def _on_step(self) -> bool:
         super()._on_step()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_gipo.rollouts.checks import StoreSettings, cast, cast_observation, check_belongs
 from sb3_gipo.rollouts.types import (
     Observation,
     Rollout,
@@ -15,6 +16,7 @@ from sb3_gipo.rollouts.types import (
     action_dtype,
     map_observation,
     observation_dtype,
+    observation_parts,
 )
 
 
@@ -70,6 +72,7 @@ class RolloutReplayBuffer:
         self.rng = np.random.default_rng(seed)
         self.policy_version = 0  # of the learner; its owner keeps it current
         self.dropped = 0  # transitions that left for their age, not for room
+        self._settings = StoreSettings(observation_space, action_space, n_dimensions, with_stored_targets)
         self._segments: deque[Segment] = deque()
         self._columns: dict[str, Any] = {}  # allocated by the first insert: a model loaded to predict needs none
         self._rows: np.ndarray | None = None
@@ -90,7 +93,7 @@ class RolloutReplayBuffer:
             total += column.nbytes
         for segment in self._segments:
             for observation in (segment.last_observations, segment.terminal_observations):
-                total += sum(part.nbytes for part in _parts(observation))
+                total += sum(part.nbytes for part in observation_parts(observation))
         return total
 
     # ---------------------------------------------------------------- insert
@@ -100,10 +103,14 @@ class RolloutReplayBuffer:
         Store a rollout; the oldest ones leave until it fits.
 
         :param rollout: segment to store
-        :raises ValueError: when it is larger than the capacity or does not belong to this store's spaces; the store is then
-            as it was
+        :raises ValueError: when it is larger than the capacity or does not belong to this store; the store is then as it was
         """
-        self._check_belongs(rollout)
+        if rollout.size > self.capacity:
+            raise ValueError(
+                f"The rollout has {rollout.size} transitions ({rollout.n_steps} steps x {rollout.n_envs} environments) "
+                f"but the replay holds at most {self.capacity}. Raise `replay_capacity` or collect fewer steps."
+            )
+        check_belongs(rollout, self._settings, self.policy_version)
         if not self._columns:
             self._columns = self._allocate()
         while self._segments and self._used_rows() + rollout.size > self.capacity:
@@ -158,34 +165,36 @@ class RolloutReplayBuffer:
             )
         if terminal_observations is None:
             terminal_observations = map_observation(lambda part: np.asarray(part)[:0], last_observations)
-        versions = np.broadcast_to(np.asarray(policy_version, dtype=np.int32), np.shape(rewards)).copy()
-        if (versions > self.policy_version).any():
-            raise ValueError(
-                f"`policy_version` {int(versions.max())} lies in the future: the learner is at version {self.policy_version}. "
-                "Give the version of the learner that chose the actions, or 0."
-            )
+        if np.ndim(rewards) != 2:
+            raise ValueError(f"`rewards` must be [T, N], got the shape {np.shape(rewards)}; for one environment, N is 1.")
+        versions = np.broadcast_to(cast("policy_version", policy_version, np.int32), np.shape(rewards)).copy()
+        dimension = None if dimension_log_probs is None else cast("dimension_log_probs", dimension_log_probs, np.float32)
+        space = self.observation_space
         self.add(
             Rollout(
-                observations=map_observation(self._cast_observation, observations, self._space_parts()),
-                actions=np.array(actions, dtype=action_dtype(self.action_space)),
-                rewards=np.array(rewards, dtype=np.float32),
-                terminated=np.array(terminated, dtype=bool),
-                truncated=np.array(truncated, dtype=bool),
-                log_probs=np.array(log_probs, dtype=np.float32),
-                last_observations=map_observation(self._cast_observation, last_observations, self._space_parts()),
-                terminal_observations=map_observation(self._cast_observation, terminal_observations, self._space_parts()),
+                observations=cast_observation("observations", observations, space),
+                actions=cast("actions", actions, action_dtype(self.action_space)),
+                rewards=cast("rewards", rewards, np.float32),
+                terminated=cast("terminated", terminated, np.bool_),
+                truncated=cast("truncated", truncated, np.bool_),
+                log_probs=cast("log_probs", log_probs, np.float32),
+                last_observations=cast_observation("last_observations", last_observations, space),
+                terminal_observations=cast_observation("terminal_observations", terminal_observations, space),
                 policy_version=versions,
-                dimension_log_probs=None if dimension_log_probs is None else np.array(dimension_log_probs, dtype=np.float32),
+                dimension_log_probs=dimension,
                 actor_id=actor_id,
             )
         )
 
     def set_newest_draws(self, draws: np.ndarray) -> None:
         """
-        :param draws: how often each transition of the newest rollout was drawn [T, N]
+        :param draws: how often each transition of the newest rollout was drawn [T, N], uint16
+        :raises ValueError: for another shape or type
         """
         newest = self._segments[-1]
-        self._write(self._columns["draws"], newest.start, draws.reshape(newest.size).astype(np.uint16))
+        if draws.shape != (newest.n_steps, newest.n_envs) or draws.dtype != np.uint16:
+            raise ValueError(f"`draws` is {draws.dtype}{draws.shape}, expected uint16{(newest.n_steps, newest.n_envs)}.")
+        self._write(self._columns["draws"], newest.start, draws.reshape(newest.size))
 
     def drop_older_than(self, version: int) -> int:
         """
@@ -323,10 +332,6 @@ class RolloutReplayBuffer:
         is_dict = isinstance(self.observation_space, spaces.Dict)
         return dict(self.observation_space.spaces) if is_dict else self.observation_space  # type: ignore[attr-defined]  # a Dict
 
-    @staticmethod
-    def _cast_observation(part: Any, space: spaces.Space[Any]) -> np.ndarray:
-        return np.array(part, dtype=observation_dtype(space))
-
     def _flat_columns(self) -> dict[str, np.ndarray]:
         flat: dict[str, np.ndarray] = {}
         for name, column in self._columns.items():
@@ -374,38 +379,6 @@ class RolloutReplayBuffer:
             actor_id=rollout.actor_id,
         )
 
-    def _check_belongs(self, rollout: Rollout) -> None:
-        if rollout.size > self.capacity:
-            raise ValueError(
-                f"The rollout has {rollout.size} transitions ({rollout.n_steps} steps x {rollout.n_envs} environments) "
-                f"but the replay holds at most {self.capacity}. Raise `replay_capacity` or collect fewer steps."
-            )
-        spaces_of = self._space_parts()
-        for name in ("observations", "last_observations", "terminal_observations"):
-            leading = {"observations": 2}.get(name, 1)
-            _check_observation(name, getattr(rollout, name), spaces_of, leading)
-        expected = (self.action_space.shape or (), action_dtype(self.action_space))
-        if (rollout.actions.shape[2:], rollout.actions.dtype) != expected:
-            raise ValueError(
-                f"Actions are {rollout.actions.dtype}{rollout.actions.shape[2:]}, expected {expected[1]}{expected[0]}."
-            )
-        if self.n_dimensions is not None:
-            given = rollout.dimension_log_probs
-            if given is None or given.shape[2:] != (self.n_dimensions,):
-                raise ValueError(
-                    '`ratio_level="dimension"` needs `dimension_log_probs`, the log-probability of each of the '
-                    f"{self.n_dimensions} action dimensions [T, N, {self.n_dimensions}]; "
-                    f"got {'none' if given is None else given.shape}."
-                )
-        if self.with_stored_targets and rollout.stored_targets is None:
-            raise ValueError(
-                '`target="stored"` needs the advantages of the collection, which this rollout lacks; use "vtrace".'
-            )
-
-
-def _parts(observation: Observation) -> list[np.ndarray]:
-    return list(observation.values()) if isinstance(observation, dict) else [observation]
-
 
 def _flat_field(rollout: Rollout, name: str) -> np.ndarray:
     """The field a column is filled from, [T, N, ...] flattened to [T * N, ...]."""
@@ -413,16 +386,3 @@ def _flat_field(rollout: Rollout, name: str) -> np.ndarray:
     value = getattr(rollout.stored_targets, field) if field in StoredTargets._fields else getattr(rollout, field)
     array: np.ndarray = value[key] if isinstance(value, dict) else value
     return array.reshape(rollout.size, *array.shape[2:])
-
-
-def _check_observation(name: str, observation: Observation, parts: Any, leading: int) -> None:
-    given = {"": observation} if not isinstance(observation, dict) else observation
-    expected = {"": parts} if not isinstance(parts, dict) else parts
-    if given.keys() != expected.keys():
-        raise ValueError(f"`{name}` has the keys {sorted(given)}, the observation space has {sorted(expected)}.")
-    for key, space in expected.items():
-        shape, dtype = given[key].shape[leading:], given[key].dtype
-        if (shape, dtype) != (space.shape or (), observation_dtype(space)):
-            at = f"`{name}[{key!r}]`" if key else f"`{name}`"
-            expected_type = f"{observation_dtype(space)}{list(space.shape or ())}"
-            raise ValueError(f"{at} is {dtype}{list(shape)} after its leading dimensions, expected {expected_type}.")

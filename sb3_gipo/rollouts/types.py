@@ -26,12 +26,12 @@ def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
     return function(*observations)
 
 
-def first_array(observation: Observation) -> np.ndarray:
+def observation_parts(observation: Observation) -> list[np.ndarray]:
     """
-    :param observation: an array or a non-empty dictionary of arrays
-    :return: the array, or the first of them: what the leading dimensions are read from
+    :param observation: an array or a dictionary of arrays
+    :return: the array, or all of them, in a list
     """
-    return next(iter(observation.values())) if isinstance(observation, dict) else observation
+    return list(observation.values()) if isinstance(observation, dict) else [observation]
 
 
 def observation_dtype(space: spaces.Space[Any]) -> np.dtype:
@@ -116,12 +116,14 @@ class Rollout:
                 "A step is `terminated` and `truncated` at once; a terminal state needs no bootstrap: drop the latter."
             )
         n_truncated = int(self.truncated.sum())
-        given = len(first_array(self.terminal_observations))
-        if given != n_truncated:
-            raise ValueError(
-                f"{n_truncated} steps are truncated but {given} terminal observations were given; give one for each, in the "
-                "order of np.nonzero(truncated)."
-            )
+        for part in observation_parts(self.terminal_observations):
+            if len(part) != n_truncated:
+                raise ValueError(
+                    f"{n_truncated} steps are truncated but {len(part)} terminal observations were given; give one for each, "
+                    "in the order of np.nonzero(truncated)."
+                )
+        if not np.isfinite(self.collected_at):
+            raise ValueError(f"`collected_at` must be a finite number of seconds, got {self.collected_at}.")
         for name, array in _arrays(self).items():
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
@@ -158,6 +160,9 @@ class ReplayBatch(NamedTuple):
     version_gap: th.Tensor  # current policy version minus that of the behaviour policy [B]
 
 
+_WITH_FURTHER_DIMENSIONS = ("observations", "last_observations", "actions", "dimension_log_probs")
+
+
 def _arrays(rollout: Rollout) -> dict[str, np.ndarray]:
     """Every array of a rollout under its name, the parts of a ``Dict`` observation under ``name[key]``."""
     arrays: dict[str, np.ndarray] = {}
@@ -177,5 +182,7 @@ def _check_leading_shape(rollout: Rollout, shape: tuple[int, ...]) -> None:
         if name.startswith("terminal_observations"):
             continue
         expected = shape[1:] if name.startswith("last_observations") else shape
-        if array.shape[: len(expected)] != expected:
-            raise ValueError(f"`{name}` must begin with the shape {expected} (as `rewards` does), got {array.shape}.")
+        has_more = name.startswith(_WITH_FURTHER_DIMENSIONS)
+        if array.shape[: len(expected)] != expected or (array.ndim > len(expected) and not has_more):
+            words = "begin with the shape" if has_more else "have the shape"
+            raise ValueError(f"`{name}` must {words} {expected} (as `rewards` does), got {array.shape}.")
