@@ -401,6 +401,7 @@ def test_stagger_with_make_vec_env() -> None:
 # ---------------------------------------------------------------- rendering
 
 
+@pytest.mark.usefixtures("can_render")
 def test_rendering_context_is_lazy() -> None:
     """No rendering context exists after construction, reset and step; the first render makes one."""
     env = make_metaworld_env("reach-v3", seed=0, render_mode="rgb_array", max_episode_steps=2, width=64, height=48)
@@ -412,6 +413,7 @@ def test_rendering_context_is_lazy() -> None:
     env.close()
 
 
+@pytest.mark.usefixtures("can_render")
 @pytest.mark.parametrize("camera_name", ["corner", "corner2", "corner4"])
 def test_frames_are_upright(camera_name: str) -> None:
     """In the frames of the corner cameras the table (brown) is below the background (grey)."""
@@ -428,6 +430,7 @@ def test_frames_are_upright(camera_name: str) -> None:
     env.close()
 
 
+@pytest.mark.usefixtures("can_render")
 def test_frames_are_not_mirrored() -> None:
     """A goal at larger x (to the robot's right) appears further right in the picture of the camera that looks along y."""
     columns = []
@@ -444,6 +447,7 @@ def test_frames_are_not_mirrored() -> None:
     assert columns[1] > columns[0] + 10
 
 
+@pytest.mark.usefixtures("can_render")
 def test_two_environments_render_their_own_scene() -> None:
     """Environments in one process keep their own frames when they render alternately."""
     envs = [
