@@ -5,7 +5,8 @@ Run the tests of SB3 or of RL Zoo, from a checkout of their repository, with GIP
     python tests/peers/run.py sb3 path/to/stable-baselines3 --as A2C
     python tests/peers/run.py zoo path/to/rl-baselines3-zoo
 
-Further arguments go to pytest. SB3's tests need ``pandas``, ``pygame``, ``ale-py`` and ``opencv-python`` too.
+Further arguments go to pytest. SB3's tests need ``pandas``, ``pygame``, ``ale-py``, ``moviepy`` and ``opencv-python`` too, the
+Zoo's ``gymnasium[box2d]``.
 """
 
 import argparse
