@@ -64,6 +64,8 @@ def measure(observation_space: spaces.Space[Any], action_space: spaces.Space[Any
             terminal_observations=sample(observation_space, (int(truncated.sum()),), rng),
             log_probs=np.zeros((n_steps, n_envs)),
         )
+    for _ in replay.sample(10, 64):
+        pass  # whatever sampling keeps counts too
     return replay.nbytes / len(replay)
 
 

@@ -18,13 +18,15 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize, sync_envs_normalization
 
 from sb3_gipo import GIPO
 from sb3_gipo.envs import make_metaworld_env, metaworld_tasks
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+SEED_OF_EVALUATION = 1000
 
 
 def make_env(task: str, split: str, n_envs: int, seed: int, in_processes: bool) -> VecNormalize:
@@ -56,6 +58,10 @@ def success_rate(model: GIPO, env: VecEnv, episodes: int) -> tuple[float, float]
     :return: share of episodes that succeeded at some step, mean return
     """
     successes: list[bool] = []
+    training_env = model.get_vec_normalize_env()
+    assert training_env is not None
+    sync_envs_normalization(training_env, env)
+    env.seed(SEED_OF_EVALUATION)  # the same goals, before and after
 
     def count(local: dict[str, Any], _: dict[str, Any]) -> None:
         if local["done"]:
@@ -80,13 +86,13 @@ def draw_learning_curve(folder: Path, task: str) -> None:
     plt.close(figure)
 
 
-def record_video(model: GIPO, normalizer: VecNormalize, task: str, path: Path, seed: int, episodes: int = 2) -> bool:
+def record_video(model: GIPO, normalizer: VecNormalize, task: str, path: Path, seed: int, episodes: int) -> bool:
     """
     :return: whether a video was written; where nothing can be rendered, the reason and the remedy are printed
     """
     import imageio.v2 as imageio
 
-    env = make_metaworld_env(task, seed=seed, split="eval", render_mode="rgb_array")
+    env = make_metaworld_env(task, seed=seed, split="eval", render_mode="rgb_array", width=360, height=360)
     frames: list[np.ndarray] = []
     try:
         for _ in range(episodes):
@@ -114,6 +120,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60_000, help="environment steps of training")
     parser.add_argument("--n-envs", type=int, default=2, help="training environments, one process each")
     parser.add_argument("--eval-episodes", type=int, default=20, help="evaluation episodes before and after")
+    parser.add_argument("--video-episodes", type=int, default=3, help="episodes in the video")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None, help="where the results go (default: demo/<task>)")
     args = parser.parse_args()
@@ -124,7 +131,6 @@ def main() -> None:
     start = time.time()
     env = make_env(args.task, "train", args.n_envs, args.seed, in_processes=args.n_envs > 1)
     eval_env = make_env(args.task, "eval", 5, args.seed, in_processes=False)
-    eval_env.obs_rms = env.obs_rms  # evaluate with the statistics that training gathers
     model = GIPO(
         "MlpPolicy",
         env,
@@ -156,7 +162,7 @@ def main() -> None:
     model.save(folder / "model")
     env.save(str(folder / "vecnormalize.pkl"))
     draw_learning_curve(folder, args.task)
-    filmed = record_video(model, env, args.task, folder / "video.mp4", args.seed)
+    filmed = record_video(model, env, args.task, folder / "video.mp4", args.seed, args.video_episodes)
     env.close()
     eval_env.close()
 

@@ -69,7 +69,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, or a function of the progress remaining (from 1 to 0)
     :param n_steps: Steps to run for each environment per iteration; ``n_steps * n_envs`` must be greater than 1
-    :param batch_size: Minibatch size
+    :param batch_size: Minibatch size; while less than that is stored, all that is stored
     :param n_epochs: Without replay: passes over the rollout. With replay: sets the default of ``gradient_steps``
     :param gamma: Discount factor
     :param gae_lambda: Trace decay of GAE and of V-trace
@@ -196,7 +196,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.sigma = sigma
         self.sigma_neg = sigma_neg
         self.kernel = kernel
-        self.surrogate_kwargs = surrogate_kwargs or {}
+        self.surrogate_kwargs = surrogate_kwargs
         self.ratio_level = ratio_level
         self.replay_capacity = replay_capacity
         self.gradient_steps = gradient_steps
@@ -277,6 +277,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _compute_targets(self) -> ReplayTargets | None:
         if self.replay_buffer is None:
             return None
+        if len(self.replay_buffer) == 0:
+            raise ValueError("There is nothing to train on: the replay is empty. Collect with `learn`, or add a rollout.")
         if self.max_policy_lag is not None:
             self.replay_buffer.drop_older_than(self.policy_version - self.max_policy_lag)
         self.policy.set_training_mode(False)
@@ -308,16 +310,16 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self, epoch: int, batches: Iterator[ReplayBatch], how: ObjectiveSettings, statistics: UpdateStatistics
     ) -> bool:
         """:return: false when the divergence from the policy at the start of the update went beyond ``target_kl``"""
-        taken = 0
         for batch in batches:
             terms = objective(self.policy, batch, how)
-            statistics.add(terms, batch.version_gap)
             if self.target_kl is not None and terms.approx_kl > 1.5 * self.target_kl:
+                statistics.add(terms, batch.version_gap)
                 if self.verbose >= 1:
                     print(f"Early stopping at step {epoch} due to reaching max kl: {terms.approx_kl:.2f}")
                 return False
-            taken += self._gradient_step(terms.loss, statistics)
-        if not taken and statistics.skipped_steps:
+            if self._gradient_step(terms.loss, statistics):
+                statistics.add(terms, batch.version_gap)
+        if not statistics.any_step:
             raise NonFiniteUpdateError(
                 "No minibatch had a finite gradient; the parameters are as they were before. Lower the "
                 "learning rate and check the scale of rewards and observations; `.batch` of this error is the last minibatch.",
@@ -357,15 +359,16 @@ class GIPO(ReplayOnPolicyAlgorithm):
 
     def _bind_surrogate(self) -> Surrogate:
         """The surrogate with its parameters of the day; the four and a user's function are one type."""
+        further = self.surrogate_kwargs or {}
         if callable(self.surrogate):
-            return surrogates.from_callable(partial(self.surrogate, **self.surrogate_kwargs))
+            return surrogates.from_callable(partial(self.surrogate, **further))
         if self.surrogate == "gipo":
             sigma, sigma_neg = self._trust_width("sigma"), self._trust_width("sigma_neg")
-            return partial(surrogates.gipo, sigma=sigma, sigma_neg=sigma_neg, kernel=self.kernel, **self.surrogate_kwargs)
+            return partial(surrogates.gipo, sigma=sigma, sigma_neg=sigma_neg, kernel=self.kernel, **further)
         if self.surrogate == "ppo_clip":
-            return partial(surrogates.ppo_clip, clip_range=self._now(self.clip_range), **self.surrogate_kwargs)
+            return partial(surrogates.ppo_clip, clip_range=self._now(self.clip_range), **further)
         function = {"sapo": surrogates.sapo, "no_clip": surrogates.no_clip}[self.surrogate]
-        return partial(function, **self.surrogate_kwargs)
+        return partial(function, **further)
 
     def _try_surrogate(self) -> None:
         """:raises ValueError: for arguments the surrogate does not take, or a result of the wrong shape"""

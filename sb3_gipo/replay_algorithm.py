@@ -30,6 +30,10 @@ SelfReplayOnPolicyAlgorithm = TypeVar("SelfReplayOnPolicyAlgorithm", bound="Repl
 AUTO_REPLAY_ROLLOUTS = 8
 
 
+class DeadEnvironmentError(RuntimeError, ValueError):
+    """An environment in another process died. A ``ValueError`` too, so that RL Zoo's tuner prunes the trial and goes on."""
+
+
 class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     """
     What GIPO adds around its update. A subclass sets the attributes below before it calls ``_setup_model``, implements
@@ -79,6 +83,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param seed: ``None``: leave them as they are
         """
         super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "policy"):  # by the user, not while the model is built or loaded
+            self._forget_generators()
         if seed is not None and self.replay_buffer is not None:
             self.replay_buffer.rng = np.random.default_rng(seed)
 
@@ -98,10 +104,11 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _make_recorder(self) -> BaseCallback:
         if self.replay_buffer is None:
             return StepGuard()
-        if not Normalizer(self.env).observations_are_raw:
+        normalizer = Normalizer(self.env)
+        if not (normalizer.observations_are_raw and normalizer.rewards_are_raw):
             warnings.warn(
-                "A wrapper around VecNormalize (VecFrameStack, say) changes its observations, so that raw ones cannot be "
-                "normalised again at replay: they are stored as the policy sees them now, with the statistics of the day. "
+                "A wrapper around VecNormalize (VecFrameStack, say) changes its observations or rewards, so that raw ones "
+                "cannot be normalised again at replay: they are stored as they are seen now, with the statistics of the day. "
                 "To have them follow the statistics, put that wrapper inside VecNormalize.",
                 UserWarning,
                 stacklevel=4,
@@ -127,14 +134,14 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         SB3's own loop, timed; what it did reaches the replay through the recorder among the callbacks.
 
         :return: false when a callback stopped it
-        :raises RuntimeError: when an environment in another process died
+        :raises DeadEnvironmentError: when an environment in another process died
         """
         start = time.perf_counter()
         try:
             finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._last_obs = None  # the next `learn` resets the environments
-            raise RuntimeError(
+            raise DeadEnvironmentError(
                 f"An environment process died ({_dead_workers(env)}); its own traceback, if it left one, is above. What was "
                 "learnt and stored before this rollout is kept: save the model, or give it new environments (`set_env`)."
             ) from error
@@ -163,7 +170,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param exclude: name of parameters that should be excluded in addition to the default ones
         :param include: name of parameters that might be excluded but should be included anyway
         """
-        pending, self._checkpoint = self._checkpoint, checkpoint.capture(self.env)
+        pending = self._checkpoint
+        self._checkpoint = checkpoint.capture(self.env, pending)
         try:
             with replay_file.writable(path, "zip") as file:
                 super().save(cast(io.BufferedIOBase, file), exclude, include)
@@ -182,8 +190,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         **kwargs: Any,
     ) -> SelfReplayOnPolicyAlgorithm:
         """
-        Load a model as SB3 does. With an environment, training can go on as if it had not stopped: the random generators take
-        up where they were (unless a ``seed`` is given), and a fresh ``VecNormalize`` gets its statistics back.
+        Load a model as SB3 does. Training can go on as if it had not stopped: a fresh ``VecNormalize`` gets its statistics
+        back, and at the next ``learn`` the random generators take up where they were (unless a ``seed`` is given).
 
         :param path: path to the file (or a file-like) where to load the agent from
         :param env: the new environment to run the loaded model on; ``None``: only to predict
@@ -195,10 +203,9 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         :return: new model instance with loaded parameters
         """
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        if "seed" in kwargs and model._checkpoint is not None:
-            checkpoint.forget_generators(model._checkpoint)
-        if model.env is not None:
-            model._take_up_checkpoint()
+        if "seed" in kwargs:
+            model._forget_generators()
+        model._restore_normalizer()
         return model
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
@@ -211,13 +218,23 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         super().set_env(env, force_reset)
         if self.replay_buffer is not None and len(self.replay_buffer) == 0:
             self.replay_buffer = self._make_replay_buffer()  # what is raw depends on the wrappers
-        self._take_up_checkpoint()
+        self._restore_normalizer()
 
-    def _take_up_checkpoint(self) -> None:
-        state, self._checkpoint = self._checkpoint, None
-        if state is not None and self.env is not None:
-            checkpoint.restore_normalizer(state, self.env)
-            checkpoint.restore_generators(state)
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        # Only now: a model that is loaded to be looked at must not rewind the generators of the run that loads it.
+        if self._checkpoint is not None and self._checkpoint["generators"] is not None:
+            checkpoint.restore_generators(self._checkpoint["generators"])
+        self._checkpoint = None
+        return super()._setup_learn(*args, **kwargs)
+
+    def _restore_normalizer(self) -> None:
+        if self._checkpoint is not None and self.env is not None:
+            checkpoint.restore_normalizer(self._checkpoint["normalizer"], self.env)
+            self._checkpoint["normalizer"] = None
+
+    def _forget_generators(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint["generators"] = None
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -249,10 +266,12 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.replay_buffer = replay
 
     def _replay_facts(self) -> dict[str, Any]:
-        """What stored actions and observations mean beside their spaces."""
+        """What stored data mean beside their spaces."""
+        normalizer = Normalizer(self.env)
         return {
             "squashed_actions": bool(self.policy.squash_output),
-            "raw_observations": Normalizer(self.env).observations_are_raw,
+            "raw_observations": normalizer.observations_are_raw,
+            "raw_rewards": normalizer.rewards_are_raw,
         }
 
 

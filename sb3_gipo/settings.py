@@ -124,7 +124,7 @@ def trust_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
     :param value: a number, a function of the remaining progress (1 to 0), or RL Zoo's ``"lin_0.5"``: from 0.5 linearly
         towards 0, ending at ``MIN_SIGMA``
     :return: schedule
-    :raises ValueError: for a width that is not above 0 and finite, at the start or half-way, or an unreadable text
+    :raises ValueError: for a width that is not above 0 and finite before the last twentieth of training, or an unreadable text
     """
     if isinstance(value, str):
         value = LinearSchedule(_initial_value(name, value), MIN_SIGMA, 1.0)
@@ -132,7 +132,7 @@ def trust_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
         check_above(name, value, 0)
         value = float(value)
     schedule = FloatSchedule(value)
-    for progress in (1.0, 0.5):
+    for progress in np.linspace(1.0, 0.05, 20).tolist():  # a bad one is refused now, not in the middle of training
         width = schedule(progress)
         if not (math.isfinite(width) and width > 0):
             raise ValueError(
@@ -146,13 +146,13 @@ def trust_width(name: str, schedule: Schedule, progress_remaining: float) -> flo
     :param name: of the argument
     :param schedule: of the width
     :param progress_remaining: 1 at the start of training, 0 or a little less at its end
-    :return: the width now, at least ``MIN_SIGMA`` (linear schedules reach 0 at the end)
+    :return: the width now; ``MIN_SIGMA`` where a schedule has come down to 0
     :raises ValueError: for a width that is not finite
     """
     width = schedule(progress_remaining)
     if not math.isfinite(width):
         raise ValueError(f"The schedule `{name}` gives {width} at remaining progress {progress_remaining}; it must be finite.")
-    return max(width, MIN_SIGMA)
+    return width if width > 0 else MIN_SIGMA
 
 
 def _initial_value(name: str, text: str) -> float:

@@ -11,49 +11,44 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_gipo.rollouts.normalization import Normalizer
 
 
-def capture(env: VecEnv | None) -> dict[str, Any]:
+def capture(env: VecEnv | None, pending: dict[str, Any] | None) -> dict[str, Any]:
     """
     :param env: training environment
-    :return: states of all global random generators and of the normaliser, without references to anything alive
+    :param pending: what a loaded model has not taken up yet: kept as it is
+    :return: ``generators``: states of all global random generators; ``normalizer``: of ``VecNormalize``, or ``None``
     """
+    now = {"generators": _generators(), "normalizer": Normalizer(env).state()}
+    return now | {name: state for name, state in (pending or {}).items() if state is not None}
+
+
+def _generators() -> dict[str, Any]:
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "torch": th.get_rng_state().numpy(),
-        "cuda": [state.numpy() for state in th.cuda.get_rng_state_all()] if th.cuda.is_available() else [],
-        "normalizer": Normalizer(env).state(),
+        "cuda": [state.numpy() for state in th.cuda.get_rng_state_all()] if th.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
     }
-
-
-def forget_generators(state: dict[str, Any]) -> None:
-    """
-    :param state: what :func:`capture` gave; a new seed takes the place of its generators
-    """
-    state["python"] = None
 
 
 def restore_generators(state: dict[str, Any]) -> None:
     """
-    :param state: what :func:`capture` gave
+    :param state: ``generators`` of :func:`capture`
     """
-    if state["python"] is None:
-        return
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     th.set_rng_state(th.from_numpy(state["torch"]))
-    if state["cuda"] and th.cuda.is_available() and th.cuda.device_count() == len(state["cuda"]):
-        th.cuda.set_rng_state_all([th.from_numpy(part) for part in state["cuda"]])
+    for index, cuda in enumerate(state["cuda"][: th.cuda.device_count()]):
+        th.cuda.set_rng_state(th.from_numpy(cuda), index)
 
 
-def restore_normalizer(state: dict[str, Any], env: VecEnv) -> None:
+def restore_normalizer(saved: dict[str, Any] | None, env: VecEnv) -> None:
     """
     Give a ``VecNormalize`` that has seen nothing yet the statistics the policy was trained with; one that was loaded from its
     own file, or is in use, is left alone.
 
-    :param state: what :func:`capture` gave
+    :param saved: ``normalizer`` of :func:`capture`
     :param env: environment the model is loaded with
     """
-    saved = state["normalizer"]
     normalizer = Normalizer(env)
     if saved is None:
         return

@@ -1,4 +1,4 @@
-"""What an update did, gathered without looking at it until it is over."""
+"""What an update did, gathered on the device and reduced when it is over."""
 
 from collections import defaultdict
 
@@ -52,13 +52,18 @@ class UpdateStatistics:
         self._scalars["grad_norm"].append(norm.detach())
 
     @property
+    def any_step(self) -> bool:
+        """Whether any minibatch changed the parameters, or was about to when the update was stopped."""
+        return bool(self._samples["joint"])
+
+    @property
     def last_loss(self) -> float:
         """Loss of the latest minibatch."""
         return float(self._scalars["loss"][-1])
 
     def reduce(self) -> dict[str, float]:
         """
-        :return: logger key and value; the only wait for the device
+        :return: logger key and value
         """
         logged = {f"train/{name}": th.stack(parts).mean() for name, parts in self._scalars.items() if parts}
         samples = {name: th.cat(parts) for name, parts in self._samples.items()}

@@ -11,6 +11,8 @@ from stable_baselines3.common.vec_env import (
     VecCheckNan,
     VecEnv,
     VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
     VecMonitor,
     VecNormalize,
     VecTransposeImage,
@@ -22,6 +24,7 @@ from sb3_gipo.rollouts.types import Observation
 
 # Wrappers that may stand above VecNormalize without hiding how the policy's observation follows from the raw one.
 _PASS_OBSERVATIONS_ON = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage)
+_PASS_REWARDS_ON = (*_PASS_OBSERVATIONS_ON, VecFrameStack, VecExtractDictObs)
 _STATE = ("obs_rms", "ret_rms", "returns")
 
 
@@ -31,7 +34,8 @@ class Normalizer:
 
     Where ``VecNormalize`` changes observations and another wrapper changes them once more on top (``VecFrameStack`` around
     ``VecNormalize``, say), what the policy sees cannot be computed from the raw observation alone: then
-    :attr:`observations_are_raw` is false and observations are kept as the policy saw them.
+    :attr:`observations_are_raw` is false and observations are kept as the policy saw them. Rewards likewise: a wrapper on top
+    that may change them makes :attr:`rewards_are_raw` false.
 
     :param env: the training environment as the algorithm sees it; ``None``: nothing is normalised
     """
@@ -39,11 +43,13 @@ class Normalizer:
     def __init__(self, env: VecEnv | None) -> None:
         self.vec_normalize: VecNormalize | None = unwrap_vec_normalize(env) if env is not None else None
         self._transposers: list[VecTransposeImage] = []
-        self.observations_are_raw = True
-        if env is not None and self.vec_normalize is not None and self.vec_normalize.norm_obs:
+        self.observations_are_raw = self.rewards_are_raw = True
+        if env is not None and self.vec_normalize is not None:
             wrappers = _wrappers_above(env, self.vec_normalize)
-            self._transposers = [wrapper for wrapper in reversed(wrappers) if isinstance(wrapper, VecTransposeImage)]
-            self.observations_are_raw = all(isinstance(wrapper, _PASS_OBSERVATIONS_ON) for wrapper in wrappers)
+            self.rewards_are_raw = all(isinstance(wrapper, _PASS_REWARDS_ON) for wrapper in wrappers)
+            if self.vec_normalize.norm_obs:
+                self._transposers = [wrapper for wrapper in reversed(wrappers) if isinstance(wrapper, VecTransposeImage)]
+                self.observations_are_raw = all(isinstance(wrapper, _PASS_OBSERVATIONS_ON) for wrapper in wrappers)
 
     @property
     def normalizes_observations(self) -> bool:
@@ -72,7 +78,7 @@ class Normalizer:
         if not self.normalizes_observations:
             return observation
         assert self.vec_normalize is not None
-        if not hasattr(self.vec_normalize, "old_obs"):  # loaded from a file and not reset: what it saw last is not in there
+        if not hasattr(self.vec_normalize, "old_obs"):  # new and not reset: it has seen nothing yet
             return self.vec_normalize.unnormalize_obs(observation)
         raw: Observation = self.vec_normalize.old_obs
         for transposer in self._transposers:  # images turn channel-first above VecNormalize, which leaves them alone
@@ -104,7 +110,7 @@ class Normalizer:
         :param reward: what the algorithm sees after the latest step [N]
         :return: the same before normalisation [N]
         """
-        return self.vec_normalize.old_reward if self.vec_normalize is not None else reward
+        return self.vec_normalize.old_reward if self.vec_normalize is not None and self.rewards_are_raw else reward
 
     def observation(self, raw: Observation) -> Observation:
         """
@@ -121,7 +127,7 @@ class Normalizer:
         :param raw: stored rewards [...]
         :return: rewards with the current statistics [...]
         """
-        return self.vec_normalize.normalize_reward(raw) if self.vec_normalize is not None else raw
+        return self.vec_normalize.normalize_reward(raw) if self.vec_normalize is not None and self.rewards_are_raw else raw
 
     def state(self) -> dict[str, Any] | None:
         """

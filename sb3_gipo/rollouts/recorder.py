@@ -76,16 +76,16 @@ class StepGuard(BaseCallback):
             if terminal is None:
                 continue
             for part in observation_parts(terminal):
-                if not _all_finite(np.asarray(part)):
+                if not _finite(np.asarray(part)).all():
                     self._stop("a terminal observation", int(index), "the environment")
 
     def _check(self, what: str, value: Observation) -> None:
         for part in observation_parts(value):
-            if not _all_finite(part):
+            if not _finite(part).all():
                 self._refuse(what, part, "the environment")
 
     def _refuse(self, what: str, array: np.ndarray, source: str) -> None:
-        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        bad = ~_finite(array.reshape(len(array), -1)).all(axis=1)
         self._stop(what, int(np.flatnonzero(bad)[0]), source)
 
     def _stop(self, what: str, index: int, source: str) -> None:
@@ -145,14 +145,16 @@ class RolloutRecorder(StepGuard):
 
     def interruption(self) -> tuple[Any, Observation] | None:
         """
-        SB3's loop goes on from the observation before the step at which it was stopped, one that ``VecNormalize`` has
+        SB3's loop goes on from the observation before the step at which it was left, one that ``VecNormalize`` has
         forgotten: so it is kept.
 
         :return: that observation as the policy sees it and as it was before normalisation; ``None`` after a whole rollout
         """
-        if not self._columns or self._step == 0:
+        if not self._columns:
             return None
-        raw = map_observation(lambda column: column[self._step - 1].copy(), self._columns["observations"])
+        # the rollout buffer counts the steps that SB3's loop finished, wherever it was left
+        finished = self.locals["rollout_buffer"].pos
+        raw = map_observation(lambda column: column[finished].copy(), self._columns["observations"])
         return self.model._last_obs, raw
 
     def _on_step(self) -> bool:
@@ -171,8 +173,9 @@ class RolloutRecorder(StepGuard):
         return True
 
     def _on_rollout_end(self) -> None:
-        self._sink(self._finish(self.locals["rollout_buffer"]))
+        rollout = self._finish(self.locals["rollout_buffer"])
         self._columns, self._terminal = {}, []
+        self._sink(rollout)
 
     def _allocate(self, raw_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> dict[str, Any]:
         n_steps, n_envs = self._n_steps, self.training_env.num_envs
@@ -204,10 +207,11 @@ class RolloutRecorder(StepGuard):
             truncated = bool(info.get("TimeLimit.truncated", False)) and terminal is not None
             self._columns["truncated" if truncated else "terminated"][t, index] = True
             if truncated:
-                self._terminal.append(self._normalizer.raw_terminal_observation(terminal))
+                # a copy: an environment may write its next observation into the same array
+                self._terminal.append(map_observation(np.array, self._normalizer.raw_terminal_observation(terminal)))
 
     def _finish(self, rollout_buffer: RolloutBuffer) -> Rollout:
-        columns = self._columns
+        columns = dict(self._columns)
         dimension = columns.pop("dimension_log_probs", None)
         observations = columns.pop("observations")
         stored = None
@@ -242,5 +246,9 @@ def _assign(target: np.ndarray, index: int, value: np.ndarray) -> None:
     target[index] = np.asarray(value).reshape(target.shape[1:])
 
 
-def _all_finite(array: np.ndarray) -> bool:
-    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
+def _finite(array: np.ndarray) -> np.ndarray:
+    """Which numbers are finite in the type they are stored in: 1e300 is not."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return np.ones(array.shape, dtype=bool)
+    with np.errstate(over="ignore"):
+        return np.isfinite(array.astype(np.float32, copy=False))

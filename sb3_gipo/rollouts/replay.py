@@ -75,7 +75,9 @@ class RolloutReplayBuffer:
         self._settings = StoreSettings(observation_space, action_space, n_dimensions, with_stored_targets)
         self._segments: deque[Segment] = deque()
         self._columns: dict[str, Any] = {}  # allocated by the first insert: a model loaded to predict needs none
-        self._rows: np.ndarray | None = None
+        self._layout: tuple[np.ndarray, np.ndarray] | None = (
+            None  # of the segments: ends of positions, shift from position to row
+        )
 
     def __len__(self) -> int:
         return sum(segment.size for segment in self._segments)
@@ -87,7 +89,7 @@ class RolloutReplayBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is stored, with the unused room of the ring."""
+        """Bytes of all that is kept between two updates, with the unused room of the ring."""
         total = 0
         for column in self._flat_columns().values():
             total += column.nbytes
@@ -121,7 +123,7 @@ class RolloutReplayBuffer:
                 self._write(column, start, _flat_field(rollout, name))
         self._write(self._columns["draws"], start, np.zeros(rollout.size, dtype=np.uint16))
         self._segments.append(self._segment_of(rollout, start))
-        self._rows = None
+        self._layout = None
 
     def add_rollout(
         self,
@@ -207,7 +209,7 @@ class RolloutReplayBuffer:
         dropped = len(self) - sum(segment.size for segment in kept)
         if dropped:
             self._segments = kept
-            self._rows = None
+            self._layout = None
             self.dropped += dropped
         return dropped
 
@@ -218,7 +220,7 @@ class RolloutReplayBuffer:
         :return: ``size`` in transitions, ``rollouts``, ``mb`` in megabytes, ``reuse_mean``: how often a stored transition was
             drawn so far, ``reuse_max``, and ``dropped``: transitions that left for their age since the beginning
         """
-        draws = self._columns["draws"][self.rows()] if self._segments else np.zeros(1)
+        draws = self.gather("draws", np.arange(len(self))) if self._segments else np.zeros(1)
         return {
             "size": len(self),
             "rollouts": len(self._segments),
@@ -228,14 +230,19 @@ class RolloutReplayBuffer:
             "dropped": self.dropped,
         }
 
-    def rows(self) -> np.ndarray:
+    def rows(self, positions: np.ndarray) -> np.ndarray:
         """
-        :return: ring row of every position [size]
+        :param positions: any shape [...]
+        :return: their rows in the ring [...]
         """
-        if self._rows is None:
-            pieces = [np.arange(segment.start, segment.start + segment.size) for segment in self._segments]
-            self._rows = np.concatenate(pieces) % self.capacity if pieces else np.empty(0, dtype=np.int64)
-        return self._rows
+        if self._layout is None:
+            sizes = np.array([segment.size for segment in self._segments], dtype=np.int64)
+            ends = np.cumsum(sizes)
+            first_rows = np.array([segment.start for segment in self._segments], dtype=np.int64)
+            self._layout = ends, first_rows - (ends - sizes)
+        ends, shifts = self._layout
+        rows: np.ndarray = (positions + shifts[np.searchsorted(ends, positions, side="right")]) % self.capacity
+        return rows
 
     def gather(self, name: str, positions: np.ndarray) -> Any:
         """
@@ -244,7 +251,7 @@ class RolloutReplayBuffer:
         :param positions: any shape [...]
         :return: a copy of those transitions [..., *column]
         """
-        rows = self.rows()[positions]
+        rows = self.rows(positions)
         return map_observation(lambda column: column[rows], self._columns[name])
 
     def segment_rollout(self, segment: Segment) -> tuple[Rollout, np.ndarray]:
@@ -301,7 +308,9 @@ class RolloutReplayBuffer:
         for start in range(0, len(order), batch_size):
             positions = order[start : start + batch_size]
             # not `draws[rows] += 1`: a minibatch on the border of two passes may hold a transition twice
-            np.add.at(self._columns["draws"], self.rows()[positions], 1)
+            rows, draws = self.rows(positions), self._columns["draws"]
+            np.add.at(draws, rows, 1)
+            draws[rows[draws[rows] == 0]] = np.iinfo(draws.dtype).max  # saturate where the count wrapped around
             yield positions
 
     # ---------------------------------------------------------------- inside

@@ -95,7 +95,8 @@ def _rollout_arrays(rollout: Rollout) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name in ("observations", "last_observations", "terminal_observations"):
         value = getattr(rollout, name)
-        parts = value.values() if isinstance(value, dict) else [value]  # numbered: a key may hold any character
+        # numbered in the order of the sorted keys: a key may hold any character, and dictionaries have orders of their own
+        parts = [value[key] for key in sorted(value)] if isinstance(value, dict) else [value]
         arrays.update({f"{name}.{number}": part for number, part in enumerate(parts)})
     for name in _PLAIN_FIELDS:
         arrays[name] = getattr(rollout, name)
@@ -113,7 +114,7 @@ def _read_segment(archive: Any, index: int, segment: dict[str, Any], replay: Rol
 
     def observation(name: str) -> Any:
         if isinstance(replay.observation_space, spaces.Dict):
-            return {key: read(f"{name}.{number}") for number, key in enumerate(replay.observation_space.spaces)}
+            return {key: read(f"{name}.{number}") for number, key in enumerate(sorted(replay.observation_space.spaces))}
         return read(f"{name}.0")
 
     rollout = Rollout(

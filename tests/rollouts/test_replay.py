@@ -188,7 +188,7 @@ def test_positions_count_from_the_oldest() -> None:
         replay.add(make_rollout(first, 4, 3))
     assert [segment.start for segment in replay.segments] == [24, 6]
     assert ids_at(replay, np.arange(24)).tolist() == list(range(24, 48))
-    assert replay.rows().tolist() == [*range(24, 30), *range(18)]
+    assert replay.rows(np.arange(len(replay))).tolist() == [*range(24, 30), *range(18)]
 
 
 def test_gather_keeps_the_shape_and_copies() -> None:

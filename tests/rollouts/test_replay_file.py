@@ -24,7 +24,7 @@ from sb3_gipo.rollouts.types import map_observation
 from tests.rollouts.data import ACTION_SPACES, BOX, BOX_ACTION, OBSERVATION_SPACES, assert_same, contents, make_rollout
 from tests.rollouts.envs import Counting
 
-FACTS = {"squashed_actions": False, "raw_observations": True}
+FACTS = {"squashed_actions": False, "raw_observations": True, "raw_rewards": True}
 CAPACITY = 60
 
 
@@ -82,7 +82,7 @@ def test_round_trip(tmp_path: pathlib.Path, observation: str, action: str, extra
     """What is loaded is what was saved, to the bit: every field, the order, the draws, the generator, what was dropped."""
     saved = fill(make_replay(OBSERVATION_SPACES[observation], ACTION_SPACES[action], **extra))
     saved.gather("rewards", np.zeros(1, int))
-    saved._columns["log_probs"][saved.rows()[:2]] = [-0.0, 1e-44]  # a negative zero and a subnormal number
+    saved._columns["log_probs"][saved.rows(np.arange(2))] = [-0.0, 1e-44]  # a negative zero and a subnormal number
     replay_file.save_replay(tmp_path / "replay", saved, FACTS)
     loaded = make_replay(OBSERVATION_SPACES[observation], ACTION_SPACES[action], **{**extra, "seed": 99})
     replay_file.load_replay(tmp_path / "replay", loaded, FACTS)
