@@ -429,4 +429,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
         """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        try:
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            self._recorder = None  # it knows the callbacks' locals, which nothing else should keep alive

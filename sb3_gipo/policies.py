@@ -93,8 +93,8 @@ def actions_to_tensor(actions: np.ndarray, space: spaces.Space[Any], device: th.
     if isinstance(space, spaces.Discrete):
         return th.as_tensor(actions.astype(np.int64), device=device)
     if isinstance(space, spaces.MultiDiscrete):
-        return th.as_tensor(actions.astype(np.int64), device=device).flatten(1)
-    return th.as_tensor(actions.astype(np.float32, copy=False), device=device).flatten(1)
+        return th.as_tensor(actions.astype(np.int64), device=device).reshape(len(actions), -1)
+    return th.as_tensor(actions.astype(np.float32, copy=False), device=device).reshape(len(actions), -1)
 
 
 def evaluate_actions(
@@ -143,7 +143,7 @@ def describe_actions(
             sampled = distribution.distribution.mean + distribution.get_noise(distribution._latent_sde)
         else:
             sampled = actions_to_tensor(actions, policy.action_space, log_probs.device)
-        by_dimension = _log_prob_by_dimension(distribution, sampled)
+        by_dimension = _log_prob_by_dimension(distribution, sampled).float()
     if policy.squash_output:
         actions, log_probs = sampled.cpu().numpy(), by_dimension.sum(dim=1)
     kept = by_dimension.cpu().numpy() if ratio_level == "dimension" else None

@@ -71,7 +71,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
             self.action_space,
             n_dimensions=n_action_dimensions(self.action_space) if self.ratio_level == "dimension" else None,
             with_stored_targets=self.target == "stored",
-            seed=self.seed,
+            # without a seed of its own a run may still be seeded from outside, through torch's generator as its policy is
+            seed=self.seed if self.seed is not None else int(th.randint(2**31, ())),
         )
         replay.policy_version = self.policy_version
         return replay
@@ -117,6 +118,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
             sink=self._store_rollout,
             describe_actions=partial(describe_actions, self.policy, self.ratio_level),
             policy_version=lambda: self.policy_version,
+            rollout_buffer=lambda: self.rollout_buffer,
             n_steps=self.n_steps,
             interruption=self._interruption,
             with_stored_targets=self.target == "stored",
@@ -224,12 +226,13 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         # Only now: a model that is loaded to be looked at must not rewind the generators of the run that loads it.
         if self._checkpoint is not None and self._checkpoint["generators"] is not None:
             checkpoint.restore_generators(self._checkpoint["generators"])
-        self._checkpoint = None
+            self._checkpoint["generators"] = None
         return super()._setup_learn(*args, **kwargs)
 
     def _restore_normalizer(self) -> None:
-        if self._checkpoint is not None and self.env is not None:
-            checkpoint.restore_normalizer(self._checkpoint["normalizer"], self.env)
+        if self._checkpoint is None or self.env is None:
+            return
+        if checkpoint.restore_normalizer(self._checkpoint["normalizer"], self.env):
             self._checkpoint["normalizer"] = None
 
     def _forget_generators(self) -> None:

@@ -1,5 +1,7 @@
 """Training goes on after save and load as if it had never stopped, bit for bit."""
 
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +214,20 @@ def test_a_kill_while_saving_leaves_the_old_file(tmp_path: Path, monkeypatch: py
         model.save(tmp_path / "model")
     assert (tmp_path / "model.zip").read_bytes() == old
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+
+
+def test_links_modes_and_leftovers(tmp_path: Path) -> None:
+    """Saving follows a link, keeps the mode of the file it replaces, and clears what killed writers left long ago."""
+    model = GIPO("MlpPolicy", make_env(), **SMALL).learn(ROLLOUT)
+    model.save(tmp_path / "real.zip")
+    (tmp_path / "real.zip").chmod(0o640)
+    (tmp_path / "latest.zip").symlink_to("real.zip")
+    leftover = tmp_path / ".real.zip.abc.tmp"
+    leftover.write_bytes(b"half a model")
+    os.utime(leftover, (0, 0))
+    model.save(tmp_path / "latest.zip")
+    assert (tmp_path / "latest.zip").is_symlink()
+    assert (tmp_path / "real.zip").stat().st_mode & 0o777 == 0o640
+    assert not leftover.exists()
+    assert pickle.dumps(model.replay_buffer.segments)  # and after `learn` nothing of the callbacks is kept
+    assert model._recorder is None

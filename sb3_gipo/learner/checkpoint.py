@@ -41,17 +41,18 @@ def restore_generators(state: dict[str, Any]) -> None:
         th.cuda.set_rng_state(th.from_numpy(cuda), index)
 
 
-def restore_normalizer(saved: dict[str, Any] | None, env: VecEnv) -> None:
+def restore_normalizer(saved: dict[str, Any] | None, env: VecEnv) -> bool:
     """
     Give a ``VecNormalize`` that has seen nothing yet the statistics the policy was trained with; one that was loaded from its
     own file, or is in use, is left alone.
 
     :param saved: ``normalizer`` of :func:`capture`
     :param env: environment the model is loaded with
+    :return: false while there is no ``VecNormalize`` to take them
     """
     normalizer = Normalizer(env)
     if saved is None:
-        return
+        return True
     if normalizer.vec_normalize is None:
         warnings.warn(
             "This model was trained with VecNormalize, but the environment it is loaded with has none: the policy will see "
@@ -60,5 +61,7 @@ def restore_normalizer(saved: dict[str, Any] | None, env: VecEnv) -> None:
             UserWarning,
             stacklevel=3,
         )
-    elif normalizer.is_unused():
+        return False
+    if normalizer.is_unused():
         normalizer.restore(saved)
+    return True

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_gipo.rollouts.types import Observation
+from sb3_gipo.rollouts.types import Observation, map_observation
 
 # Wrappers that may stand above VecNormalize without hiding how the policy's observation follows from the raw one.
 _PASS_OBSERVATIONS_ON = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage)
@@ -46,10 +46,10 @@ class Normalizer:
         self.observations_are_raw = self.rewards_are_raw = True
         if env is not None and self.vec_normalize is not None:
             wrappers = _wrappers_above(env, self.vec_normalize)
-            self.rewards_are_raw = all(isinstance(wrapper, _PASS_REWARDS_ON) for wrapper in wrappers)
+            self.rewards_are_raw = all(type(wrapper) in _PASS_REWARDS_ON for wrapper in wrappers)
             if self.vec_normalize.norm_obs:
                 self._transposers = [wrapper for wrapper in reversed(wrappers) if isinstance(wrapper, VecTransposeImage)]
-                self.observations_are_raw = all(isinstance(wrapper, _PASS_OBSERVATIONS_ON) for wrapper in wrappers)
+                self.observations_are_raw = all(type(wrapper) in _PASS_OBSERVATIONS_ON for wrapper in wrappers)
 
     @property
     def normalizes_observations(self) -> bool:
@@ -78,12 +78,25 @@ class Normalizer:
         if not self.normalizes_observations:
             return observation
         assert self.vec_normalize is not None
-        if not hasattr(self.vec_normalize, "old_obs"):  # new and not reset: it has seen nothing yet
-            return self.vec_normalize.unnormalize_obs(observation)
         raw: Observation = self.vec_normalize.old_obs
         for transposer in self._transposers:  # images turn channel-first above VecNormalize, which leaves them alone
             raw = transposer.transpose_observations(raw)
         return raw
+
+    def recall(self, observation: Observation) -> Observation:
+        """
+        :param observation: what the policy saw some time ago [N, *obs]
+        :return: the same before normalisation: exactly, unless the environment went on in the meantime [N, *obs]
+        """
+        if not self.normalizes_observations:
+            return observation
+        assert self.vec_normalize is not None
+        if hasattr(self.vec_normalize, "old_obs"):
+            latest = self.raw_observation(observation)
+            same = map_observation(np.array_equal, self.observation(latest), observation)
+            if all(same.values()) if isinstance(same, dict) else same:
+                return latest
+        return self.vec_normalize.unnormalize_obs(observation)
 
     def latest_observation(self, observation: Observation) -> Observation:
         """
@@ -148,6 +161,9 @@ class Normalizer:
         for name, value in state.items():
             if name == "returns" and len(value) != self.vec_normalize.num_envs:
                 continue  # discounted returns belong to the environments of the run they came from
+            present = getattr(self.vec_normalize, name, None)
+            if isinstance(present, dict) and isinstance(value, dict):  # other keys may be normalised here than there
+                value = {key: value.get(key, statistics) for key, statistics in present.items()}
             setattr(self.vec_normalize, name, copy.deepcopy(value))
 
     def is_unused(self) -> bool:

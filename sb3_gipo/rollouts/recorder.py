@@ -71,9 +71,11 @@ class StepGuard(BaseCallback):
         return True
 
     def _check_terminal_observations(self) -> None:
+        # only those that are bootstrapped from: a simulator that breaks often terminates with what it broke into
         for index in np.flatnonzero(self.locals["dones"]):
-            terminal = self.locals["infos"][index].get("terminal_observation")
-            if terminal is None:
+            info = self.locals["infos"][index]
+            terminal = info.get("terminal_observation")
+            if terminal is None or not info.get("TimeLimit.truncated", False):
                 continue
             for part in observation_parts(terminal):
                 if not _finite(np.asarray(part)).all():
@@ -107,6 +109,7 @@ class RolloutRecorder(StepGuard):
     :param sink: receives the finished rollout
     :param describe_actions: turns the actions of the loop into what is stored
     :param policy_version: gives the version of the policy that acts now
+    :param rollout_buffer: gives the buffer that SB3's loop fills
     :param n_steps: steps of a rollout
     :param interruption: where an earlier rollout was left, see :meth:`interruption`
     :param with_stored_targets: also keep the values and advantages that SB3 computed
@@ -117,6 +120,7 @@ class RolloutRecorder(StepGuard):
         sink: Callable[[Rollout], None],
         describe_actions: DescribeActions,
         policy_version: Callable[[], int],
+        rollout_buffer: Callable[[], RolloutBuffer],
         n_steps: int,
         interruption: tuple[Any, Observation] | None = None,
         with_stored_targets: bool = False,
@@ -125,6 +129,7 @@ class RolloutRecorder(StepGuard):
         self._sink = sink
         self._describe_actions = describe_actions
         self._policy_version = policy_version
+        self._rollout_buffer = rollout_buffer
         self._n_steps = n_steps
         self._interrupted = interruption
         self._with_stored_targets = with_stored_targets
@@ -138,10 +143,10 @@ class RolloutRecorder(StepGuard):
         self._terminal = []
         assert self.model._last_obs is not None
         interrupted, self._interrupted = self._interrupted, None
-        if interrupted is not None and interrupted[0] is self.model._last_obs:
-            self._store_observation(0, interrupted[1])
-        else:
-            self._store_observation(0, self._normalizer.raw_observation(self.model._last_obs))
+        raw = self._normalizer.recall(self.model._last_obs)
+        if interrupted is not None and interrupted[0] is self.model._last_obs and self._normalizer.normalizes_observations:
+            raw = interrupted[1]
+        self._store_observation(0, raw)
 
     def interruption(self) -> tuple[Any, Observation] | None:
         """
@@ -153,7 +158,7 @@ class RolloutRecorder(StepGuard):
         if not self._columns:
             return None
         # the rollout buffer counts the steps that SB3's loop finished, wherever it was left
-        finished = self.locals["rollout_buffer"].pos
+        finished = self._rollout_buffer().pos
         raw = map_observation(lambda column: column[finished].copy(), self._columns["observations"])
         return self.model._last_obs, raw
 
@@ -173,7 +178,7 @@ class RolloutRecorder(StepGuard):
         return True
 
     def _on_rollout_end(self) -> None:
-        rollout = self._finish(self.locals["rollout_buffer"])
+        rollout = self._finish(self._rollout_buffer())
         self._columns, self._terminal = {}, []
         self._sink(rollout)
 

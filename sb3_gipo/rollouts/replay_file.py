@@ -3,11 +3,13 @@ The replay on disk: a zip of plain arrays and one JSON text. It is never unpickl
 """
 
 import contextlib
+import glob
 import io
 import json
 import os
 import pathlib
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from typing import IO, Any
@@ -200,13 +202,17 @@ def writable(path: Path, suffix: str) -> Iterator[IO[bytes]]:
         warnings.warn(f"Path '{target}' is a folder. Will save instead to {target}_2", stacklevel=3)
         target = pathlib.Path(f"{target}_2")
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    target = target.resolve()  # a link is followed, not replaced
+    prefix = f".{target.name[:60]}."
+    _remove_leftovers(target.parent, prefix)
+    descriptor, temporary = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
+        # mkstemp makes private files
+        os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -230,6 +236,14 @@ def readable(path: Path, suffix: str) -> Iterator[IO[bytes]]:
         target = pathlib.Path(f"{target}.{suffix}")
     with target.open("rb") as file:
         yield file
+
+
+def _remove_leftovers(folder: pathlib.Path, prefix: str) -> None:
+    """Temporary files of writers that were killed: none writes for an hour."""
+    for leftover in folder.glob(f"{glob.escape(prefix)}*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink()
 
 
 def _umask() -> int:
