@@ -18,6 +18,7 @@ help:
 # The tested set: torch first, so that nothing else picks another build of it.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v < (3, 14) and "Python 3.10 to 3.13 is needed, this is %d.%d" % v)'
+	@echo "Installing the tested set into $(VENV) (a minute or two) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[metaworld,tests]'

@@ -27,6 +27,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 SEED_OF_EVALUATION = 1000
+MAX_FRAMES = 100  # of an episode: without a GPU a frame takes a quarter of a second
 
 
 def make_env(task: str, split: str, n_envs: int, seed: int, in_processes: bool) -> VecNormalize:
@@ -99,7 +100,8 @@ def record_video(model: GIPO, normalizer: VecNormalize, task: str, path: Path, s
             observation, _ = env.reset()
             after_success = 0
             truncated = False
-            while not truncated and after_success < 40:
+            n_frames = len(frames)
+            while not truncated and after_success < 40 and len(frames) < n_frames + MAX_FRAMES:
                 action, _ = model.predict(normalizer.normalize_obs(observation), deterministic=True)
                 observation, _, _, truncated, info = env.step(action)
                 after_success += info["is_success"]
@@ -162,14 +164,14 @@ def main() -> None:
     model.save(folder / "model")
     env.save(str(folder / "vecnormalize.pkl"))
     draw_learning_curve(folder, args.task)
-    filmed = record_video(model, env, args.task, folder / "video.mp4", args.seed, args.video_episodes)
-    env.close()
-    eval_env.close()
-
     print(f"\n{args.task}, {args.steps} steps in {time.time() - start:.0f} s")
     print(f"Success on {args.eval_episodes} goals never trained on:")
     print(f"  before {before:6.0%}   (return {return_before:.0f})")
     print(f"  after  {after:6.0%}   (return {return_after:.0f})")
+    print("Recording the video ...", flush=True)
+    filmed = record_video(model, env, args.task, folder / "video.mp4", args.seed, args.video_episodes)
+    env.close()
+    eval_env.close()
     print(f"In {folder}/: model.zip, vecnormalize.pkl, best_model.zip, learning_curve.png{', video.mp4' if filmed else ''},")
     print(f"tensorboard/ (see it with: tensorboard --logdir {folder}/tensorboard)")
 

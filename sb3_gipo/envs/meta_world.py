@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -238,11 +239,17 @@ def _make_simulation(task: str, **kwargs: Any) -> Any:
     Create Meta-World's own environment of a task.
 
     :raises ImportError: if Meta-World is not installed; the message says how to install it.
+    :raises RuntimeError: if ``MUJOCO_GL`` names something that MuJoCo cannot load.
     """
     try:
         env_dict = importlib.import_module("metaworld.env_dict")
     except ImportError as exc:
         raise ImportError(f'The task {task} needs Meta-World: pip install "sb3-gipo[metaworld]" ({exc})') from exc
+    except (AttributeError, RuntimeError) as exc:  # what MuJoCo's import ends in with an OpenGL that is not there
+        if not os.environ.get("MUJOCO_GL"):
+            raise
+        backend = os.environ["MUJOCO_GL"]
+        raise RuntimeError(f"MuJoCo cannot load MUJOCO_GL={backend!r} ({exc}): unset MUJOCO_GL, or install it") from exc
     return env_dict.ALL_V3_ENVIRONMENTS[task](**kwargs)
 
 

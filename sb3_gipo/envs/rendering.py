@@ -11,7 +11,7 @@ from contextlib import contextmanager
 INSTALL_HINT = (
     "Off-screen rendering needs an OpenGL library and found none that works. On Debian or Ubuntu: "
     "`apt-get install libegl1 libgl1` and set MUJOCO_GL=egl (a GPU is not needed), or "
-    "`apt-get install libosmesa6` and set MUJOCO_GL=osmesa. Training needs neither: leave render_mode=None."
+    "`apt-get install libosmesa6` and set MUJOCO_GL=osmesa. Training needs neither: leave render_mode and MUJOCO_GL alone."
 )
 
 
@@ -19,17 +19,18 @@ def headless_backend() -> str | None:
     """
     Choose MuJoCo's OpenGL backend where the user did not.
 
-    :return: ``"egl"`` or ``"osmesa"`` on a Linux machine without a display, None where MuJoCo's own choice is right:
-        ``MUJOCO_GL`` is set, there is a display, or the system is not Linux.
+    :return: ``"egl"`` or ``"osmesa"`` on Linux where one is installed (a display may be stale, and is not needed), None where
+        MuJoCo's own choice is right: ``MUJOCO_GL`` is set, there is only a display, or the system is not Linux.
     :raises RuntimeError: if neither library is installed; the message says what to install.
     """
-    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if os.environ.get("MUJOCO_GL") or has_display or not sys.platform.startswith("linux"):
+    if os.environ.get("MUJOCO_GL") or not sys.platform.startswith("linux"):
         return None
     # The choice is final in one process (PyOpenGL binds to it), so look for the library before trying the backend.
     for backend, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
         if ctypes.util.find_library(library):
             return backend
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return None
     raise RuntimeError(INSTALL_HINT)
 
 

@@ -486,6 +486,7 @@ def test_missing_opengl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_failing_opengl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the OpenGL library itself is explained in the same way and keeps its text."""
+    monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: name)  # also on a machine that has none
     env = make_metaworld_env("reach-v3", render_mode="rgb_array")
     env.reset()
 
@@ -504,13 +505,14 @@ def test_failing_opengl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         ({}, {"EGL", "OSMesa"}, "egl"),
         ({}, {"OSMesa"}, "osmesa"),
         ({"MUJOCO_GL": "osmesa"}, {"EGL", "OSMesa"}, None),
-        ({"DISPLAY": ":0"}, {"EGL"}, None),
+        ({"DISPLAY": ":0"}, {"EGL"}, "egl"),
+        ({"DISPLAY": ":0"}, set(), None),
     ],
 )
 def test_backend_choice(
     environ: dict[str, str], libraries: set[str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a display EGL comes before OSMesa; a set MUJOCO_GL or a display is respected; the variable is restored."""
+    """EGL comes before OSMesa, a display only after both; a set MUJOCO_GL is respected; the variable is restored."""
     for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
@@ -521,6 +523,16 @@ def test_backend_choice(
     with rendering.opengl_context():
         assert os.environ.get("MUJOCO_GL") == (expected or environ.get("MUJOCO_GL"))
     assert os.environ.get("MUJOCO_GL") == environ.get("MUJOCO_GL")
+
+
+def test_mujoco_gl_that_cannot_be_loaded() -> None:
+    """A MUJOCO_GL that MuJoCo cannot load breaks its import, also for training: the error says what to do."""
+    code = "from sb3_gipo.envs import make_metaworld_env; make_metaworld_env('reach-v3')"
+    environment = dict(os.environ, MUJOCO_GL="nonsense")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "unset MUJOCO_GL" in done.stderr.splitlines()[-1]
 
 
 # ---------------------------------------------------------------- gymnasium ids and processes
