@@ -215,7 +215,7 @@ def test_model_file_holds_no_data_and_no_environment(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         data = archive.read("data").decode()
     assert len(data) < 150_000, "64 images are 83 kB and would swell when encoded"
-    for name in ("replay_buffer", "rollout_buffer", "env", "kl_coef"):
+    for name in ("replay_buffer", "rollout_buffer", "env", "kl_coef", "_recorder", "_interruption"):
         assert f'"{name}":' not in data
     assert model.replay_buffer is not None
     assert GIPO.load(tmp_path / "model", env=make_env("image")).learn(32).num_timesteps == 32

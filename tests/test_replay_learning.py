@@ -119,6 +119,25 @@ def test_value_of_a_time_limit_is_that_of_going_on(target: str) -> None:
     assert value == pytest.approx(1 / (1 - gamma), rel=0.03)
 
 
+def test_gae_lambda_reaches_the_targets() -> None:
+    """With replay the trace decay is that of V-trace and of GAE: at 0 the advantage is the temporal difference."""
+    for target in ("vtrace", "gae"):
+        model = GIPO("MlpPolicy", make_env(), **SMALL, target=target, gae_lambda=0.0, gamma=0.9).learn(32)
+        targets = model._compute_targets()
+        rewards = model.replay_buffer.gather("rewards", np.arange(32))
+        ends = model.replay_buffer.gather("terminated", np.arange(32)) | model.replay_buffer.gather("truncated", np.arange(32))
+        inside = np.flatnonzero(~ends[:-2])  # two environments: the next step of the same one lies two places further
+        difference = rewards[inside] + 0.9 * targets.values.numpy()[inside + 2] - targets.values.numpy()[inside]
+        np.testing.assert_allclose(targets.advantages.numpy()[inside], difference, rtol=1e-4, atol=1e-5)
+
+
+def test_updates_are_counted() -> None:
+    """``n_updates`` grows by one with each iteration of replay, and goes on after that."""
+    model = GIPO("MlpPolicy", make_env(), **SMALL).learn(96, log_interval=10**6)
+    assert model.logger.name_to_value["train/n_updates"] == model._n_updates == model.policy_version == 3
+    assert model.learn(32, reset_num_timesteps=False)._n_updates == 4
+
+
 def test_targets_follow_the_current_policy() -> None:
     """The targets of a stored rollout change with the value function; stored ones (the ablation) do not."""
     for target, changes in (("vtrace", True), ("gae", True), ("stored", False)):
