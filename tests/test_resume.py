@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_gipo import GIPO
-from tests.small_envs import POLICIES, OneStateEnv, SpaceEnv
+from tests.small_envs import POLICIES, SpaceEnv
 
 SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, "seed": 5, "learning_rate": 1e-3}
 ROLLOUT = 32
@@ -107,26 +107,29 @@ def test_two_calls_of_learn_are_one() -> None:
     assert_same(twice, once)
 
 
-def test_resume_in_fresh_environments(tmp_path: Path) -> None:
-    """In new environments that begin where the old ones were, training goes on bit for bit, VecNormalize included."""
+@pytest.mark.parametrize("how", ["from the model file", "from its own file"])
+def test_resume_with_a_new_normalizer(how: str, tmp_path: Path) -> None:
+    """
+    A new VecNormalize goes on bit for bit, whether it is filled from the model file or loaded from its own, which lacks the
+    discounted returns and the latest raw observation.
+    """
 
-    def make() -> VecNormalize:
-        return VecNormalize(DummyVecEnv([lambda: OneStateEnv(horizon=16)] * 2))
+    def make(env: VecEnv) -> VecNormalize:
+        return VecNormalize(env, clip_obs=1.0)  # so tight that a normalised observation does not tell the raw one
 
-    whole = GIPO("MlpPolicy", make(), **SMALL).learn(2 * ROLLOUT).learn(2 * ROLLOUT, reset_num_timesteps=False)
-    parted = GIPO("MlpPolicy", make(), **SMALL).learn(2 * ROLLOUT)
+    half = 3 * ROLLOUT
+    whole = GIPO("MlpPolicy", make(make_env()), **SMALL).learn(half).learn(half, reset_num_timesteps=False)
+    parted = GIPO("MlpPolicy", make(make_env()), **SMALL).learn(half)
     parted.save(tmp_path / "model")
     parted.save_replay_buffer(tmp_path / "replay")
-    env = make()
-    resumed = GIPO.load(tmp_path / "model", env=env)
+    old = parted.get_vec_normalize_env()
+    old.save(str(tmp_path / "normalizer.pkl"))
+    new = make(old.venv) if how == "from the model file" else VecNormalize.load(str(tmp_path / "normalizer.pkl"), old.venv)
+    resumed = GIPO.load(tmp_path / "model", env=new, force_reset=False)
     resumed.load_replay_buffer(tmp_path / "replay")
-    assert env.ret_rms.count == parted.get_vec_normalize_env().ret_rms.count
-    # a reset is one more observation for VecNormalize; without it the seam would not show
-    resumed._last_obs = parted._last_obs
-    env.reset()
-    env.obs_rms, env.old_obs = parted.get_vec_normalize_env().obs_rms, parted.get_vec_normalize_env().old_obs
-    env.returns = parted.get_vec_normalize_env().returns
-    assert_same(resumed.learn(2 * ROLLOUT, reset_num_timesteps=False), whole)
+    resumed.learn(half, reset_num_timesteps=False)
+    assert_same(resumed, whole)
+    assert resumed.get_vec_normalize_env().ret_rms.var == whole.get_vec_normalize_env().ret_rms.var
 
 
 def test_normalizer_in_use_is_left_alone(tmp_path: Path) -> None:

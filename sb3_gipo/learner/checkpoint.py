@@ -43,8 +43,8 @@ def restore_generators(state: dict[str, Any]) -> None:
 
 def restore_normalizer(saved: dict[str, Any] | None, env: VecEnv) -> bool:
     """
-    Give a ``VecNormalize`` that has seen nothing yet the statistics the policy was trained with; one that was loaded from its
-    own file, or is in use, is left alone.
+    Give a ``VecNormalize`` that has seen nothing yet the statistics the policy was trained with; one that has others is left
+    alone.
 
     :param saved: ``normalizer`` of :func:`capture`
     :param env: environment the model is loaded with
@@ -62,6 +62,5 @@ def restore_normalizer(saved: dict[str, Any] | None, env: VecEnv) -> bool:
             stacklevel=3,
         )
         return False
-    if normalizer.is_unused():
-        normalizer.restore(saved)
+    normalizer.take_over(saved)
     return True

@@ -20,12 +20,13 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_gipo.rollouts.types import Observation, map_observation
+from sb3_gipo.rollouts.types import Observation, map_observation, observation_parts
 
 # Wrappers that may stand above VecNormalize without hiding how the policy's observation follows from the raw one.
 _PASS_OBSERVATIONS_ON = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage)
 _PASS_REWARDS_ON = (*_PASS_OBSERVATIONS_ON, VecFrameStack, VecExtractDictObs)
-_STATE = ("obs_rms", "ret_rms", "returns")
+_OF_EACH_ENV = ("returns", "old_obs")  # discounted returns, latest raw observation
+_STATE = ("obs_rms", "ret_rms", *_OF_EACH_ENV)
 
 
 class Normalizer:
@@ -159,18 +160,27 @@ class Normalizer:
         if self.vec_normalize is None or state is None:
             return
         for name, value in state.items():
-            if name == "returns" and len(value) != self.vec_normalize.num_envs:
-                continue  # discounted returns belong to the environments of the run they came from
+            if name in _OF_EACH_ENV and len(observation_parts(value)[0]) != self.vec_normalize.num_envs:
+                continue  # they belong to the environments of the run they came from
             present = getattr(self.vec_normalize, name, None)
             if isinstance(present, dict) and isinstance(value, dict):  # other keys may be normalised here than there
                 value = {key: value.get(key, statistics) for key, statistics in present.items()}
             setattr(self.vec_normalize, name, copy.deepcopy(value))
 
-    def is_unused(self) -> bool:
+    def take_over(self, state: dict[str, Any]) -> None:
         """
-        :return: whether ``VecNormalize`` is there and has not seen a single step
+        Take what is missing here: everything, where ``VecNormalize`` has not seen a single step; what its own file does not
+        hold, where it was loaded from that and is at the very step of the state; else nothing.
+
+        :param state: what :meth:`state` gave
         """
-        return self.vec_normalize is not None and bool(self.vec_normalize.ret_rms.count < 1.0)
+        if self.vec_normalize is None:
+            return
+        present, saved = self.vec_normalize.ret_rms, state["ret_rms"]
+        if present.count < 1.0:
+            self.restore(state)
+        elif (present.count, present.mean, present.var) == (saved.count, saved.mean, saved.var):
+            self.restore({name: state[name] for name in _OF_EACH_ENV if name in state})
 
 
 def _wrappers_above(env: VecEnv, vec_normalize: VecNormalize) -> list[VecEnvWrapper]:
