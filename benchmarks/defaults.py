@@ -29,9 +29,6 @@ CONFIGURATIONS: dict[str, dict[str, Any] | None] = {
     "GIPO, defaults": {},
     "GIPO, no penalty": {"kl_coef": 0.0},
     "GIPO, PPO's number of minibatches": {"work": 1},
-    "GIPO, sigma 0.2": {"sigma": 0.2},
-    "GIPO, sigma 1.0": {"sigma": 1.0},
-    "PPO-clip on the same replay": {"surrogate": "ppo_clip"},
 }
 
 
