@@ -59,9 +59,12 @@ class StepGuard(BaseCallback):
 
     def _on_step(self) -> bool:
         # the raw ones first: VecNormalize spreads one bad number over all environments, or clips it away
-        self._check("an observation", self._normalizer.latest_observation(self.locals["new_obs"]))
+        new_obs = self.locals["new_obs"]
+        latest = self._normalizer.latest_observation(new_obs)
+        self._check("an observation", latest)
         self._check("a reward", self._normalizer.raw_reward(self.locals["rewards"]))
-        self._check("an observation", self.locals["new_obs"])
+        if latest is not new_obs:
+            self._check("an observation", new_obs)
         log_probs = self.locals["log_probs"]
         if not bool(th.isfinite(log_probs).all()):
             self._refuse("a log-probability", log_probs.cpu().numpy(), "the policy")
