@@ -45,7 +45,7 @@ CANNOT_PASS: dict[str, dict[str, str]] = {
         "tests/test_logger.py::test_report_video_to_tensorboard": _VIDEO,
     },
     "sb3-A2C": {
-        "tests/test_callbacks.py::test_callbacks_can_cancel_runs": "one step a rollout: PPO refuses to normalise advantages over it",
+        "tests/test_callbacks.py::test_callbacks_can_cancel_runs": "rollouts of one step: PPO refuses to normalise over it",
         "tests/test_gae.py::test_infinite_horizon[True-GIPO]": "500 steps are 100 updates for A2C and not one rollout for PPO",
         "tests/test_identity.py::test_discrete[env1-GIPO]": "1200 steps are 240 updates for A2C and one rollout for PPO",
         "tests/test_identity.py::test_discrete[env2-GIPO]": "1200 steps are 240 updates for A2C and one rollout for PPO",
