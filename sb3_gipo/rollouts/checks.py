@@ -5,16 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from sb3_gipo.rollouts.types import Observation, Rollout, StoredTargets, action_dtype, observation_dtype
-
-_PLAIN_DTYPES = {
-    "rewards": np.float32,
-    "terminated": np.bool_,
-    "truncated": np.bool_,
-    "log_probs": np.float32,
-    "policy_version": np.int32,
-    "dimension_log_probs": np.float32,
-}
+from sb3_gipo.rollouts.types import STEP_DTYPES, Observation, Rollout, StoredTargets, action_dtype, observation_dtype
 
 
 class StoreSettings(NamedTuple):
@@ -72,7 +63,7 @@ def check_belongs(rollout: Rollout, store: StoreSettings, policy_version: int) -
     """
     for name, n_leading in (("observations", 2), ("last_observations", 1), ("terminal_observations", 1)):
         _check_observation(name, getattr(rollout, name), store.observation_space, n_leading)
-    for name, dtype in _PLAIN_DTYPES.items():
+    for name, dtype in {**STEP_DTYPES, "dimension_log_probs": np.float32}.items():
         array = getattr(rollout, name)
         if array is not None and array.dtype != dtype:
             raise ValueError(f"`{name}` is {array.dtype}, expected {np.dtype(dtype)}.")

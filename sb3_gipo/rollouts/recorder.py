@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.types import (
+    STEP_DTYPES,
     Observation,
     Rollout,
     StoredTargets,
@@ -197,11 +198,7 @@ class RolloutRecorder(StepGuard):
                 observations, raw_space.spaces if isinstance(raw_space, spaces.Dict) else raw_space
             ),
             "actions": np.empty((n_steps, n_envs, *(action_space.shape or ())), dtype=action_dtype(action_space)),
-            "rewards": np.empty((n_steps, n_envs), dtype=np.float32),
-            "terminated": np.zeros((n_steps, n_envs), dtype=bool),
-            "truncated": np.zeros((n_steps, n_envs), dtype=bool),
-            "log_probs": np.empty((n_steps, n_envs), dtype=np.float32),
-            "policy_version": np.empty((n_steps, n_envs), dtype=np.int32),
+            **{name: np.zeros((n_steps, n_envs), dtype=dtype) for name, dtype in STEP_DTYPES.items()},
         }
 
     def _store_observation(self, t: int, raw: Observation) -> None:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from sb3_gipo.rollouts.checks import StoreSettings, cast, cast_observation, check_belongs
 from sb3_gipo.rollouts.types import (
+    STEP_DTYPES,
     Observation,
     Rollout,
     StoredTargets,
@@ -75,9 +76,8 @@ class RolloutReplayBuffer:
         self._settings = StoreSettings(observation_space, action_space, n_dimensions, with_stored_targets)
         self._segments: deque[Segment] = deque()
         self._columns: dict[str, Any] = {}  # allocated by the first insert: a model loaded to predict needs none
-        self._layout: tuple[np.ndarray, np.ndarray] | None = (
-            None  # of the segments: ends of positions, shift from position to row
-        )
+        # of the segments: where their positions end, shift from position to row
+        self._layout: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return sum(segment.size for segment in self._segments)
@@ -324,11 +324,7 @@ class RolloutReplayBuffer:
                 lambda space: column(space.shape or (), observation_dtype(space)), self._space_parts()
             ),
             "actions": column(self.action_space.shape or (), action_dtype(self.action_space)),
-            "rewards": column((), np.float32),
-            "terminated": column((), np.bool_),
-            "truncated": column((), np.bool_),
-            "log_probs": column((), np.float32),
-            "policy_version": column((), np.int32),
+            **{name: column((), dtype) for name, dtype in STEP_DTYPES.items()},
             "draws": column((), np.uint16),
         }
         if self.n_dimensions is not None:

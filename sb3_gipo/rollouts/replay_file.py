@@ -18,13 +18,13 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_gipo.rollouts.replay import RolloutReplayBuffer
-from sb3_gipo.rollouts.types import Rollout, StoredTargets
+from sb3_gipo.rollouts.types import STEP_DTYPES, Rollout, StoredTargets
 
 FORMAT = "sb3-gipo-replay"
 FORMAT_VERSION = 1
 SUFFIX = "pkl"  # what SB3 and RL Zoo call the file; the content is not a pickle
 
-_PLAIN_FIELDS = ("actions", "rewards", "terminated", "truncated", "log_probs", "policy_version")
+_PLAIN_FIELDS = ("actions", *STEP_DTYPES)
 
 Path = str | pathlib.Path | io.BufferedIOBase
 

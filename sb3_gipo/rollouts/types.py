@@ -12,6 +12,15 @@ from stable_baselines3.common.type_aliases import TensorDict
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
+# What every step has beside its observation and its action, one number each, and the type it is stored in.
+STEP_DTYPES: dict[str, Any] = {
+    "rewards": np.float32,
+    "terminated": np.bool_,
+    "truncated": np.bool_,
+    "log_probs": np.float32,
+    "policy_version": np.int32,
+}
+
 
 def map_observation(function: Callable[..., Any], *observations: Any) -> Any:
     """
