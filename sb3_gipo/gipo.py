@@ -313,12 +313,12 @@ class GIPO(ReplayOnPolicyAlgorithm):
         for batch in batches:
             terms = objective(self.policy, batch, how)
             if self.target_kl is not None and terms.approx_kl > 1.5 * self.target_kl:
-                statistics.add(terms, batch.version_gap)
+                statistics.add(terms, batch)
                 if self.verbose >= 1:
                     print(f"Early stopping at step {epoch} due to reaching max kl: {terms.approx_kl:.2f}")
                 return False
             if self._gradient_step(terms.loss, statistics):
-                statistics.add(terms, batch.version_gap)
+                statistics.add(terms, batch)
         if not statistics.any_step:
             raise NonFiniteUpdateError(
                 "No minibatch had a finite gradient; the parameters are as they were before. Lower the "
@@ -388,7 +388,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         return settings.trust_width(name, schedule, self._current_progress_remaining)
 
     def _log_update(self, statistics: UpdateStatistics, targets: ReplayTargets | None, how: ObjectiveSettings) -> None:
-        logged: dict[str, float] = statistics.reduce()
+        self.latest_update = statistics.observed(self.policy_version + 1, self.policy, how)
+        logged = dict(self.latest_update.metrics)
         logged["train/loss"] = statistics.last_loss
         logged["train/skipped_steps"] = statistics.skipped_steps
         if targets is None:
@@ -431,5 +432,10 @@ class GIPO(ReplayOnPolicyAlgorithm):
         """
         try:
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        except Exception as error:
+            for listener in self._failure_listeners:
+                listener(error)
+            raise
         finally:
             self._recorder = None  # it knows the callbacks' locals, which nothing else should keep alive
+            self._failure_listeners = ()

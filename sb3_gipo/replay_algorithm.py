@@ -4,6 +4,7 @@ import io
 import pathlib
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
@@ -16,6 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo.learner import checkpoint
+from sb3_gipo.learner.observed import ObservedUpdate
 from sb3_gipo.learner.replay_targets import Target
 from sb3_gipo.policies import RatioLevel, describe_actions, n_action_dimensions
 from sb3_gipo.rollouts import replay_file
@@ -49,6 +51,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     _checkpoint: dict[str, Any] | None = None
     _recorder: BaseCallback | None = None
     _interruption: Any = None
+    _failure_listeners: tuple[Callable[[Exception], None], ...] = ()
+    latest_update: ObservedUpdate | None = None
 
     # ---------------------------------------------------------------- replay
 
@@ -101,6 +105,14 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         else:
             callbacks = [callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)]
         return super()._init_callback([self._recorder, *callbacks], progress_bar)
+
+    def on_failure(self, listener: Callable[[Exception], None]) -> None:
+        """
+        Have a function told of the exception that ends the present ``learn``: for callbacks, which SB3 does not tell.
+
+        :param listener: called with the exception, which is raised afterwards; forgotten when ``learn`` is over
+        """
+        self._failure_listeners = (*self._failure_listeners, listener)
 
     def _make_recorder(self) -> BaseCallback:
         if self.replay_buffer is None:
@@ -156,7 +168,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     # ---------------------------------------------------------------- save, load, resume
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "replay_buffer", "_recorder", "_interruption"]
+        return [*super()._excluded_save_params(), "replay_buffer", "_recorder", "_interruption", "_failure_listeners", "latest_update"]
 
     def save(
         self,

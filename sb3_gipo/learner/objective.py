@@ -38,6 +38,7 @@ class ObjectiveTerms(NamedTuple):
     advantages: th.Tensor  # as used [B]
     log_ratio: th.Tensor  # to the behaviour policy, as the surrogate saw it [B] or [B, D]
     joint_log_ratio: th.Tensor  # of the whole action [B]
+    start_log_ratio: th.Tensor  # of the whole action, to the policy at the start of this update [B]
 
 
 def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSettings) -> ObjectiveTerms:
@@ -72,7 +73,18 @@ def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSetti
         loss = loss + how.kl_coef * k3_divergence(joint).mean()
     with th.no_grad():
         clip_fraction = th.mean((th.abs(th.exp(log_ratio) - 1) > how.clip_range).float())
-        approx_kl = th.mean(k3_divergence(now.log_prob - batch.start_log_prob))
+        start_log_ratio = now.log_prob - batch.start_log_prob
+        approx_kl = th.mean(k3_divergence(start_log_ratio))
     return ObjectiveTerms(
-        loss, policy_loss, critic_loss, entropy, clip_fraction, approx_kl, terms.multiplier, advantages, log_ratio, joint
+        loss=loss,
+        policy_loss=policy_loss,
+        value_loss=critic_loss,
+        entropy_loss=entropy,
+        clip_fraction=clip_fraction,
+        approx_kl=approx_kl,
+        multiplier=terms.multiplier,
+        advantages=advantages,
+        log_ratio=log_ratio,
+        joint_log_ratio=joint,
+        start_log_ratio=start_log_ratio,
     )

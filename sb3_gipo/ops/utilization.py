@@ -58,7 +58,7 @@ def utilization(
         near_zero_frac=_mean(contribution < eps_c),
         old_share=th.where(total > 0, old_contribution.sum() / total, th.zeros_like(total)),
         ess_old=ess_old,
-        ess_eff_old=ess_old / max(len(old_contribution), 1),
+        ess_eff_old=normalized_ess(old_contribution),
     )
 
 
@@ -76,6 +76,16 @@ def effective_sample_size(weights: th.Tensor) -> th.Tensor:
     scaled = weights / th.where(largest > 0, largest, th.ones_like(largest))
     squares = scaled.square().sum()
     return th.where(squares > 0, scaled.sum().square() / squares, th.zeros_like(squares))
+
+
+def normalized_ess(weights: th.Tensor) -> th.Tensor:
+    """
+    Effective sample size as a share of the samples, ``(sum c)^2 / (B sum c^2)``; 0 for no weights or all zero.
+
+    :param weights: non-negative [B]
+    :return: scalar in [0, 1]: 1 where all weigh the same, ``1 / B`` where one outweighs all
+    """
+    return effective_sample_size(weights) / max(len(weights), 1)
 
 
 def lag(version_gap: th.Tensor, log_ratio: th.Tensor, old_threshold: int) -> Lag:
@@ -104,11 +114,25 @@ def quantile(values: th.Tensor, q: float) -> th.Tensor:
     :param q: in [0, 1]
     :return: scalar
     """
-    position = q * (len(values) - 1)
-    low = int(position)
-    high = min(low + 1, len(values) - 1)
+    return quantiles(values, (q,))[0]
+
+
+def quantiles(values: th.Tensor, qs: tuple[float, ...]) -> list[th.Tensor]:
+    """
+    Several quantiles of the same samples, for one sort.
+
+    :param values: [B], at least one
+    :param qs: each in [0, 1]
+    :return: scalars, one for each ``q``
+    """
     ordered = values.sort().values
-    return th.lerp(ordered[low], ordered[high], position - low)
+    found = []
+    for q in qs:
+        position = q * (len(values) - 1)
+        low = int(position)
+        high = min(low + 1, len(values) - 1)
+        found.append(th.lerp(ordered[low], ordered[high], position - low))
+    return found
 
 
 def _mean(mask: th.Tensor) -> th.Tensor:
