@@ -47,6 +47,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     target: Target
     ratio_level: RatioLevel
     policy_version: int
+    old_threshold: int
     replay_buffer: RolloutReplayBuffer | None = None
     _checkpoint: dict[str, Any] | None = None
     _recorder: BaseCallback | None = None
@@ -168,7 +169,14 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     # ---------------------------------------------------------------- save, load, resume
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "replay_buffer", "_recorder", "_interruption", "_failure_listeners", "latest_update"]
+        return [
+            *super()._excluded_save_params(),
+            "replay_buffer",
+            "_recorder",
+            "_interruption",
+            "_failure_listeners",
+            "latest_update",
+        ]
 
     def save(
         self,

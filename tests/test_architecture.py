@@ -24,6 +24,7 @@ LAYERS = {
     "zoo": 6,
     "distributed": 6,
     "studies": 7,
+    "diagnosis": 7,
     "cli": 8,
 }
 # Optional packages and the rooms that may import them.

@@ -31,7 +31,9 @@ def draw_multiplier(update: ObservedUpdate, old_threshold: int, title: str) -> F
     grid = th.linspace(-reach, reach, 801)
     for sign, colour, label in ((1.0, POSITIVE, "multiplier, A > 0"), (-1.0, NEGATIVE, "multiplier, A < 0")):
         multiplier = update.surrogate(grid, th.full_like(grid, sign)).multiplier
-        curves.plot(grid.numpy(), multiplier.numpy(), color=colour, label=label, linestyle="-" if sign > 0 else "--", linewidth=2)
+        curves.plot(
+            grid.numpy(), multiplier.numpy(), color=colour, label=label, linestyle="-" if sign > 0 else "--", linewidth=2
+        )
     curves.set_ylim(bottom=0.0)
     curves.set_ylabel("multiplier w")
     density.set_xlim(-reach, reach)
@@ -46,7 +48,7 @@ def draw_multiplier(update: ObservedUpdate, old_threshold: int, title: str) -> F
 
 
 def _draw_density(axis: Axes, log_ratio: np.ndarray, old: np.ndarray, reach: float) -> None:
-    edges = np.linspace(-reach, reach, 61)
+    edges = np.linspace(-reach, reach, 61).tolist()
     parts = {"fresh data": (log_ratio[~old], FRESH), "old data": (log_ratio[old], OLD)}
     shown = {label: part for label, part in parts.items() if len(part[0])}
     axis.hist(

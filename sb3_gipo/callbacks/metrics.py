@@ -83,7 +83,7 @@ def split_by_age(samples: UpdateSamples) -> list[AgePart]:
     ratios = ("multiplier", "advantages", "log_ratio", "ratio_gap")
     parts = []
     for of_ratios, of_samples in zip(by_ratio, by_sample, strict=True):
-        index = {name: of_ratios.index if name in ratios else of_samples.index for name in samples._fields}
+        index = {name: of_ratios.positions if name in ratios else of_samples.positions for name in samples._fields}
         columns = {name: getattr(samples, name)[at] for name, at in index.items()}
         parts.append(AgePart(of_samples.label, UpdateSamples(**columns)))
     return parts
@@ -109,7 +109,7 @@ def policy_gradient_norms(last: LastMinibatch, surrogate: Surrogate, parameters:
         loss, gap = loss[last.valid], gap[last.valid]
     norms: Metrics = {}
     for group in group_by_age(gap):
-        part = loss[group.index].sum() / len(loss)
+        part = loss[group.positions].sum() / len(loss)
         gradients = th.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
         norms[group.label] = th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     return norms
@@ -129,9 +129,9 @@ def stored_by_age(replay: RolloutReplayBuffer, version: int) -> tuple[Metrics, d
     overall = {"version_gap_mean": gap.double().mean(), "version_gap_max": gap.max()}
     return overall, {
         group.label: {
-            "stored_frac": th.tensor(len(group.index) / len(gap)),
-            "reuse_mean": draws[group.index].double().mean(),
-            "reuse_max": draws[group.index].max(),
+            "stored_frac": th.tensor(len(group.positions) / len(gap)),
+            "reuse_mean": draws[group.positions].double().mean(),
+            "reuse_max": draws[group.positions].max(),
         }
         for group in group_by_age(gap)
     }

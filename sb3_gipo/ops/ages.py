@@ -9,12 +9,13 @@ class AgeGroup(NamedTuple):
     """The samples of one bucket."""
 
     label: str  # the version gaps it holds: "0", "1", "2-3", "4-7", ...
-    index: th.Tensor  # which samples [n]
+    positions: th.Tensor  # which samples [n]
 
 
 def age_bucket(version_gap: th.Tensor) -> th.Tensor:
     """
-    Bucket of a version gap: 0 for a gap of 0, else ``1 + floor(log2(gap))``, so that bucket ``k`` holds ``2^(k-1) .. 2^k - 1``.
+    Bucket of a version gap: 0 for a gap of 0, else ``1 + floor(log2(gap))``, so that bucket ``k`` holds
+    ``2^(k-1) .. 2^k - 1``.
 
     :param version_gap: current policy version minus that of the behaviour policy, whole numbers, at least 0 [B]
     :return: number of the bucket [B], int64
@@ -41,5 +42,5 @@ def group_by_age(version_gap: th.Tensor) -> list[AgeGroup]:
     bucket = age_bucket(version_gap)
     order = bucket.argsort(stable=True)
     counts = th.bincount(bucket).tolist()
-    parts = order.split(counts)
+    parts = th.split(order, counts)
     return [AgeGroup(bucket_label(number), part) for number, part in enumerate(parts) if len(part)]

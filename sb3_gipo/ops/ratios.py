@@ -1,4 +1,4 @@
-"""How far the learner has moved from the policies that collected the data: ratios, trust and divergence of a set of samples."""
+"""How far the learner has moved from the policies that collected the data: ratios and trust of a set of samples."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ def trust(multiplier: th.Tensor, log_ratio: th.Tensor) -> th.Tensor:
     """
     Trust weight of any surrogate: the part ``w / rho`` of the ratio that it keeps, at most 1.
 
-    For GIPO that is ``omega`` (paper, eq. 5); for PPO-clip 0 where clipped and else 1; for SAPO ``4 p (1 - p)``; for no-clip 1.
+    For GIPO that is ``omega`` (paper, eq. 5); for PPO-clip 0 where clipped, else 1; for SAPO ``4 p (1 - p)``; for no-clip 1.
 
     :param multiplier: ``w`` [B]
     :param log_ratio: ``log rho`` as the surrogate saw it [B]
@@ -69,7 +69,9 @@ def ratio_quantiles(log_ratio: th.Tensor) -> RatioQuantiles | None:
     return RatioQuantiles(*quantiles(ratio, (0.0, 0.05, 0.5, 0.95, 0.99, 1.0)))
 
 
-def ratio_quantiles_by_sign(log_ratio: th.Tensor, advantages: th.Tensor) -> tuple[RatioQuantiles | None, RatioQuantiles | None]:
+def ratio_quantiles_by_sign(
+    log_ratio: th.Tensor, advantages: th.Tensor
+) -> tuple[RatioQuantiles | None, RatioQuantiles | None]:
     """
     Quantiles of the ratio where the advantage is positive and where it is negative: a large ratio raises a good action once
     more in the first, and throws the policy off in the second (PPO clips neither below nor above there).

@@ -30,8 +30,39 @@ class BehaviourSample(NamedTuple):
     dimension_log_probs: np.ndarray | None  # [N, D]
 
 
+class NonFiniteStepError(ValueError):
+    """
+    An environment or the policy returned a number that is not finite; the unfinished rollout was dropped.
+
+    :param message: what happened and what to do
+    :param environment: index of the environment
+    :param step: of each array of the step that is known, the row of this environment
+    """
+
+    def __init__(self, message: str, environment: int, step: dict[str, np.ndarray]) -> None:
+        super().__init__(message)
+        self.environment = environment
+        self.step = step
+
+
 # (actions as SB3 has them [N, ...], log-probabilities as SB3 has them [N]) -> what is stored
 DescribeActions = Callable[[np.ndarray, th.Tensor], BehaviourSample]
+
+
+def step_arrays(loop: dict[str, Any], index: int) -> dict[str, np.ndarray]:
+    """
+    :param loop: variables of SB3's collection loop, as callbacks see them
+    :param index: of an environment
+    :return: what is known of its latest step: action, reward, the observation after it
+    """
+    known: dict[str, np.ndarray] = {}
+    for name in ("actions", "clipped_actions", "rewards", "new_obs"):
+        value = loop.get(name)
+        if isinstance(value, np.ndarray):
+            known[name] = value[index].copy()
+        elif isinstance(value, dict):
+            known.update({f"{name}[{key}]": part[index].copy() for key, part in value.items()})
+    return known
 
 
 class StepGuard(BaseCallback):
@@ -82,25 +113,27 @@ class StepGuard(BaseCallback):
             if terminal is None or not info.get("TimeLimit.truncated", False):
                 continue
             for part in observation_parts(terminal):
-                if not _finite(np.asarray(part)).all():
+                if not finite(np.asarray(part)).all():
                     self._stop("a terminal observation", int(index), "the environment")
 
     def _check(self, what: str, value: Observation) -> None:
         for part in observation_parts(value):
-            if not _finite(part).all():
+            if not finite(part).all():
                 self._refuse(what, part, "the environment")
 
     def _refuse(self, what: str, array: np.ndarray, source: str) -> None:
-        bad = ~_finite(array.reshape(len(array), -1)).all(axis=1)
+        bad = ~finite(array.reshape(len(array), -1)).all(axis=1)
         self._stop(what, int(np.flatnonzero(bad)[0]), source)
 
     def _stop(self, what: str, index: int, source: str) -> None:
         self._normalizer.restore(self._normalizer_state)
         self.model._last_obs = None  # the next `learn` resets the environments
-        raise ValueError(
+        raise NonFiniteStepError(
             f"Environment {index}: {source} returned {what} that is not finite, at step {self._step} of this rollout "
             f"({self.num_timesteps} timesteps). The unfinished rollout was dropped, everything learnt and stored before it is "
-            "kept. Wrap the environment in `VecCheckNan` to see which action led there."
+            "kept. Wrap the environment in `VecCheckNan` to see which action led there.",
+            index,
+            step_arrays(self.locals, index),
         )
 
 
@@ -251,7 +284,7 @@ def _assign(target: np.ndarray, index: int, value: np.ndarray) -> None:
     target[index] = np.asarray(value).reshape(target.shape[1:])
 
 
-def _finite(array: np.ndarray) -> np.ndarray:
+def finite(array: np.ndarray) -> np.ndarray:
     """Which numbers are finite in the type they are stored in: 1e300 is not."""
     if not np.issubdtype(array.dtype, np.floating):
         return np.ones(array.shape, dtype=bool)

@@ -1,0 +1,274 @@
+"""``HealthCallback``: says in words what is wrong with a run, since when, and what to change."""
+
+import pathlib
+import warnings
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_gipo.callbacks.observers import Observer, observer_of
+from sb3_gipo.callbacks.symptoms import BROKEN_STEP, SYMPTOMS, Episodes, Sighting
+from sb3_gipo.learner.observed import ObservedUpdate, batch_arrays
+from sb3_gipo.learner.samples import as_numbers
+from sb3_gipo.ops.losses import k3_divergence
+from sb3_gipo.ops.ratios import trust_summary
+from sb3_gipo.ops.utilization import quantile
+from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
+from sb3_gipo.rollouts.normalization import Normalizer
+from sb3_gipo.rollouts.recorder import NonFiniteStepError, finite, step_arrays
+from sb3_gipo.rollouts.replay_file import writable
+from sb3_gipo.rollouts.types import Observation, observation_parts
+
+NAMES: tuple[str, ...] = tuple(symptom.name for symptom in SYMPTOMS)
+_NON_FINITE = next(symptom for symptom in SYMPTOMS if symptom.name == "non_finite")
+
+
+class HealthWarning(UserWarning):
+    """Something is wrong with a run; the message says what, since when, and what to change."""
+
+
+class HealthReport(NamedTuple):
+    """The beginning of one episode of trouble."""
+
+    symptom: str  # one of ``HealthCallback.symptoms``
+    message: str  # what is wrong, since when, and what to change
+    since_timesteps: int  # environment steps when it was first seen
+    timesteps: int  # environment steps now
+    batch: pathlib.Path | None  # where the offending minibatch or step was saved
+
+
+class HealthCallback(BaseCallback):
+    """
+    Watch a run of GIPO, PPO, MaskablePPO or RecurrentPPO, and warn (:class:`HealthWarning`) when something is wrong with it:
+    once for each episode of trouble, with the numbers, since when, and what to change. Also in the log: ``health/<symptom>``
+    (1 while it lasts) and the words as text ``health/report``. A run that is watched stays the same bit for bit.
+
+    The symptoms: ``non_finite``, ``no_reward_signal``, ``kl_runaway``, ``sigma_too_narrow``, ``sigma_too_wide``,
+    ``heavy_ratio_tail``, ``utilization_collapse``, ``replay_too_old``, ``entropy_collapse``, ``value_not_explaining``. Their
+    thresholds and remedies are in ``docs/metrics.md``. What follows from another symptom is not reported beside it.
+
+    :param save_path: folder for the offending minibatch (or step, where an environment returned what is not finite) of each
+        report, as ``.npz``; ``None``: nothing is saved
+    :param on_report: called with each :class:`HealthReport`
+    :param stop_on: names of symptoms that end the training, with the model as it then is
+    :param ignore: names of symptoms not to look for
+    :param verbose: 0: no output but the warnings; 1: also say when an episode is over
+    :raises ValueError: for a name that is not one of the symptoms
+    """
+
+    symptoms = NAMES
+
+    def __init__(
+        self,
+        save_path: str | pathlib.Path | None = None,
+        on_report: Callable[[HealthReport], None] | None = None,
+        stop_on: Collection[str] = (),
+        ignore: Collection[str] = (),
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        _check_names("stop_on", stop_on)
+        _check_names("ignore", ignore)
+        self.save_path = None if save_path is None else pathlib.Path(save_path)
+        self.on_report = on_report
+        self.stop_on = frozenset(stop_on)
+        self.ignore = frozenset(ignore)
+        self.reports: list[HealthReport] = []
+        self._episodes = Episodes(tuple(symptom for symptom in SYMPTOMS if symptom.name not in self.ignore))
+        self._seen = 0
+        self._must_stop = False
+        self._rewards = _RewardSignal()
+        self._normalizer = Normalizer(None)
+        self._broken_step = False
+
+    # ---------------------------------------------------------------- events
+
+    def _init_callback(self) -> None:
+        self._observer: Observer = observer_of(self.model)
+        self._observer.begin()
+        latest = self._observer.latest()
+        self._seen = 0 if latest is None else latest.number
+        self._must_stop = False
+        self._broken_step = False
+
+    def _on_training_start(self) -> None:
+        self._observer.on_failure(self._on_failure)
+        self._normalizer = Normalizer(self.training_env)
+        self._guards_itself = isinstance(self.model, ReplayOnPolicyAlgorithm)
+
+    def _on_rollout_start(self) -> None:
+        self._examine()
+
+    def _on_step(self) -> bool:
+        rewards = self.locals["rewards"]
+        if not self._guards_itself:
+            self._check_step(rewards)
+        if not self._rewards.varies:
+            self._rewards.see(self._normalizer.raw_reward(rewards), self.locals["dones"], self.locals["infos"])
+        return not self._must_stop
+
+    def _on_rollout_end(self) -> None:
+        self._observer.watch()
+
+    def _on_training_end(self) -> None:
+        self._examine()
+
+    # ---------------------------------------------------------------- what is looked at
+
+    def _examine(self) -> None:
+        update = self._observer.latest()
+        if update is None or update.number == self._seen:
+            return
+        self._seen = update.number
+        numbers = self._numbers(update)
+        before = set(self._episodes.active)
+        for sighting in self._episodes.see(numbers, update.number, self.model.num_timesteps):
+            self._report(sighting, update.last.arrays)
+        for name in self._episodes.names:
+            self.logger.record(f"health/{name}", int(name in self._episodes.active), exclude=("stdout", "log"))
+        if self.verbose >= 1:
+            for name in sorted(before - self._episodes.active):
+                print(f"HealthCallback: {name} is over after {self.model.num_timesteps} timesteps.")
+        self._rewards = _RewardSignal()
+
+    def _numbers(self, update: ObservedUpdate) -> dict[str, float]:
+        """Everything that symptoms are judged by: what was logged of this update, and a few more."""
+        logged = {
+            key: float(value)
+            for key, value in self.logger.name_to_value.items()
+            if key.startswith("train/") and isinstance(value, (int, float, np.number))
+        }
+        samples = update.samples
+        more = {
+            "train/kl_previous": k3_divergence(samples.start_log_ratio).mean(),
+            "start_log_ratio_p95": quantile(samples.start_log_ratio.abs(), 0.95),
+            "utilization/trust_below_0.1": trust_summary(samples.multiplier, samples.log_ratio).below_a_tenth,
+        }
+        numbers = logged | update.metrics | as_numbers(more)
+        numbers["minibatches"] = len(update.grad_norms) + logged.get("train/skipped_steps", 0.0)
+        numbers["no_reward"] = float(not self._rewards.varies and self._rewards.constant is not None)
+        numbers["reward"] = self._rewards.constant or 0.0
+        if "train/entropy_loss" in logged:
+            numbers["relative_entropy"] = relative_entropy(-logged["train/entropy_loss"], self.model.action_space)
+        return numbers
+
+    def _check_step(self, rewards: np.ndarray) -> None:
+        """SB3's own algorithms train on what is not finite, or fail later and elsewhere; GIPO refuses it by itself."""
+        if self._broken_step:
+            return
+        given: dict[str, Observation] = {
+            "an observation": self._normalizer.latest_observation(self.locals["new_obs"]),
+            "a reward": self._normalizer.raw_reward(rewards),
+        }
+        for what, value in given.items():
+            for part in observation_parts(value):
+                # a sum is finite where all are, and cheaper than looking at each
+                if np.issubdtype(part.dtype, np.floating) and not np.isfinite(part.sum()) and not finite(part).all():
+                    self._broken_step = True
+                    index = int(np.flatnonzero(~finite(part.reshape(len(part), -1)).all(axis=1))[0])
+                    words = f"environment {index} returned {what} that is not finite"
+                    self._report_non_finite(words, BROKEN_STEP, step_arrays(self.locals, index))
+                    return
+
+    def _on_failure(self, error: Exception) -> None:
+        """An exception is about to end the run: of a step or an update that was not finite, or of something else."""
+        if isinstance(error, NonFiniteStepError):
+            self._report_non_finite(str(error), BROKEN_STEP, error.step)
+        elif hasattr(error, "batch"):
+            self._report_non_finite(str(error), _NON_FINITE.remedy, batch_arrays(error.batch))
+        elif not all(bool(th.isfinite(parameter).all()) for parameter in self.model.policy.parameters()):
+            self._report_non_finite("the parameters of the policy are not finite any more", _NON_FINITE.remedy, {})
+
+    # ---------------------------------------------------------------- what is said
+
+    def _report_non_finite(self, what: str, remedy: str, arrays: dict[str, Any]) -> None:
+        """Outside of the round of updates, because the run may not see another."""
+        name = _NON_FINITE.name
+        if name in self._episodes.active or name in self.ignore:
+            return
+        self._episodes.active.add(name)
+        what = f"non-finite values: {what[0].lower()}{what[1:].rstrip('.')}"
+        self._report(Sighting(name, what, remedy, self._seen + 1, self.model.num_timesteps), arrays)
+
+    def _report(self, sighting: Sighting, arrays: dict[str, Any]) -> None:
+        message = (
+            f"{sighting.what[0].upper()}{sighting.what[1:]}. Since step {sighting.since_timesteps:,} "
+            f"(update {sighting.since_update}). What to do: {sighting.remedy}"
+        )
+        saved = self._save(sighting.name, arrays) if self.save_path is not None and arrays else None
+        if saved is not None:
+            message += f" The data are in {saved}."
+        report = HealthReport(sighting.name, message, sighting.since_timesteps, self.model.num_timesteps, saved)
+        self.reports.append(report)
+        self.logger.record("health/report", message, exclude=("stdout", "log"))
+        self._must_stop |= sighting.name in self.stop_on
+        if self.on_report is not None:
+            self.on_report(report)
+        warnings.warn(message, HealthWarning, stacklevel=2)
+
+    def _save(self, name: str, arrays: dict[str, Any]) -> pathlib.Path:
+        assert self.save_path is not None
+        path = self.save_path / f"{name}_{self.model.num_timesteps}_steps.npz"
+        as_numpy: dict[str, Any] = {
+            key: value.detach().cpu().numpy() if isinstance(value, th.Tensor) else value for key, value in arrays.items()
+        }
+        with writable(path, "npz") as file:
+            np.savez_compressed(file, **as_numpy)  # type: ignore[arg-type]  # NumPy's own arguments have other types
+        return path
+
+
+class _RewardSignal:
+    """Whether the rewards of a rollout can tell one action from another."""
+
+    def __init__(self) -> None:
+        self.constant: float | None = None  # the one reward seen so far
+        self.varies = False
+
+    def see(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """
+        :param rewards: raw, of one step [N]
+        :param dones: whether an episode ended [N]
+        :param infos: of the step [N]
+        """
+        if self.constant is None:
+            self.constant = float(rewards[0])
+        # of a reward that is the same at every step, how long an episode lasts makes a difference; of zero it does not
+        ended = self.constant != 0.0 and any(
+            done and not info.get("TimeLimit.truncated", False) for done, info in zip(dones, infos, strict=True)
+        )
+        self.varies = ended or bool((rewards != self.constant).any())
+
+
+def relative_entropy(entropy: float, space: spaces.Space[Any]) -> float:
+    """
+    How much choice a policy has left.
+
+    :param entropy: of the action distribution, in nats
+    :param space: of the actions
+    :return: discrete: part of the largest entropy that is possible; continuous: standard deviation (geometric mean over
+        dimensions) as part of half the range of an action, or of 1 where that is unbounded
+    """
+    if isinstance(space, spaces.Box):
+        half = np.where(np.isfinite(space.high - space.low), (space.high - space.low) / 2, 1.0)
+        per_dimension = entropy / space.high.size - 0.5 * np.log(2 * np.pi * np.e)
+        return float(np.exp(min(per_dimension - np.log(half).mean(), 50.0)))
+    if isinstance(space, spaces.Discrete):
+        largest = np.log(space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        largest = np.log(space.nvec).sum()
+    else:
+        assert isinstance(space, spaces.MultiBinary)
+        largest = np.log(2.0) * np.prod(space.shape)
+    return float(entropy / largest) if largest > 0 else 1.0
+
+
+def _check_names(argument: str, names: Collection[str]) -> None:
+    if isinstance(names, str):
+        raise ValueError(f"`{argument}` is {names!r}; give a collection of names, such as [{names!r}].")
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        raise ValueError(f"`{argument}` names {', '.join(unknown)}; the symptoms are {', '.join(NAMES)}.")
