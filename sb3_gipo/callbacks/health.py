@@ -133,7 +133,7 @@ class HealthCallback(BaseCallback):
         if self.verbose >= 1:
             for name in sorted(before - self._episodes.active):
                 print(f"HealthCallback: {name} is over after {self.model.num_timesteps} timesteps.")
-        self._rewards = _RewardSignal()
+        self._rewards.start_rollout()
 
     def _numbers(self, update: ObservedUpdate) -> dict[str, float]:
         """Everything that symptoms are judged by: what was logged of this update, and a few more."""
@@ -225,6 +225,11 @@ class _RewardSignal:
     """Whether the rewards of a rollout can tell one action from another."""
 
     def __init__(self) -> None:
+        self._ever_ended = False
+        self.start_rollout()
+
+    def start_rollout(self) -> None:
+        """Forget the rewards of the rollout before."""
         self.constant: float | None = None  # the one reward seen so far
         self.varies = False
 
@@ -236,11 +241,12 @@ class _RewardSignal:
         """
         if self.constant is None:
             self.constant = float(rewards[0])
-        # of a reward that is the same at every step, how long an episode lasts makes a difference; of zero it does not
-        ended = self.constant != 0.0 and any(
-            done and not info.get("TimeLimit.truncated", False) for done, info in zip(dones, infos, strict=True)
-        )
-        self.varies = ended or bool((rewards != self.constant).any())
+        if dones.any() and not self._ever_ended:
+            ended = zip(dones, infos, strict=True)
+            self._ever_ended = any(done and not info.get("TimeLimit.truncated", False) for done, info in ended)
+        # where the reward is the same at every step but an episode can end early, its length is what is learnt (a solved
+        # CartPole then sees no end any more); of zero any number of steps is the same
+        self.varies = bool((rewards != self.constant).any()) or (self._ever_ended and self.constant != 0.0)
 
 
 def relative_entropy(entropy: float, space: spaces.Space[Any]) -> float:

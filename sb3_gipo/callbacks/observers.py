@@ -34,7 +34,7 @@ class Observer(Protocol):
         """:return: the latest update that is over; ``None`` before the first"""
 
     def on_failure(self, listener: FailureListener) -> None:
-        """:param listener: told of an exception that ends an update, before it is raised"""
+        """:param listener: bound method, told of an exception that ends an update before it is raised; not kept alive"""
 
 
 _observers: "weakref.WeakKeyDictionary[BaseAlgorithm, Observer]" = weakref.WeakKeyDictionary()
@@ -108,7 +108,7 @@ class ClipObserver:
 
     def __init__(self, model: BaseAlgorithm) -> None:
         self._model = weakref.ref(model)
-        self._listeners: list[FailureListener] = []
+        self._listeners: list[weakref.WeakMethod[FailureListener]] = []  # they know the model
         self._latest: ObservedUpdate | None = None
         self._number = 0
         self._undo: list[Callable[[], None]] = []
@@ -128,7 +128,7 @@ class ClipObserver:
 
     def on_failure(self, listener: FailureListener) -> None:
         """See :class:`Observer`."""
-        self._listeners.append(listener)
+        self._listeners.append(weakref.WeakMethod(listener))
 
     def watch(self) -> None:
         """See :class:`Observer`."""
@@ -177,8 +177,10 @@ class ClipObserver:
         try:
             values, log_prob, entropy = original(*args, **kwargs)
         except Exception as error:
-            for listener in self._listeners:
-                listener(error)
+            for reference in self._listeners:
+                listener = reference()
+                if listener is not None:
+                    listener(error)
             raise
         if minibatch is not None:
             self._minibatches.append((minibatch, log_prob.detach()))

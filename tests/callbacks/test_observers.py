@@ -1,0 +1,313 @@
+"""A run that is watched: the same run bit for bit, seen exactly, and left as it was."""
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_gipo import GIPO
+from sb3_gipo.callbacks import HealthCallback, UtilizationCallback
+from sb3_gipo.callbacks.observers import ClipObserver, observer_of, used_advantages
+from sb3_gipo.learner.objective import ObjectiveTerms
+from sb3_gipo.learner.statistics import UpdateStatistics
+from sb3_gipo.rollouts.types import ReplayBatch
+from tests.callbacks.runs import learn, make, parameters
+from tests.small_envs import SpaceEnv
+
+CLIPPED = ["ppo", "maskable", "recurrent"]
+ALL = [*CLIPPED, "gipo"]
+
+
+def both() -> list[BaseCallback]:
+    return [UtilizationCallback(histogram_freq=1, figure_freq=2), HealthCallback(ignore=["kl_runaway", "no_reward_signal"])]
+
+
+# --- the same run ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sb3_gipo.callbacks.HealthWarning")
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [
+        *[(kind, {}) for kind in ALL],
+        ("ppo", {"action": "multidiscrete", "observation": "dict"}),
+        ("ppo", {"observation": "image", "action": "multibinary"}),
+        ("ppo", {"use_sde": True, "sde_sample_freq": 4}),
+        ("ppo", {"target_kl": 0.01}),
+        ("gipo", {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
+        ("gipo", {"ratio_level": "dimension", "action": "multidiscrete"}),
+        ("gipo", {"replay_capacity": None, "target": "stored", "surrogate": "ppo_clip"}),
+    ],
+    ids=str,
+)
+def test_a_watched_run_is_the_same_run(kind: str, kwargs: dict[str, Any]) -> None:
+    """With every callback and all pictures, parameters and optimizer agree to the last bit with the run without them."""
+    watched = make(kind, **kwargs)
+    learn(watched, both())
+    alone = make(kind, **kwargs)
+    learn(alone, None)
+    assert th.equal(parameters(watched), parameters(alone))
+    for ours, theirs in zip(
+        watched.policy.optimizer.state_dict()["state"].values(),
+        alone.policy.optimizer.state_dict()["state"].values(),
+        strict=True,
+    ):
+        assert all(th.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("kind", CLIPPED)
+def test_policy_and_buffer_are_left_as_they_were(kind: str) -> None:
+    """After training, between two ``learn``, nothing of ours is left on the objects; the model can be saved and dies."""
+    model = make(kind)
+    learn(model, both())
+    assert "evaluate_actions" not in vars(model.policy)
+    assert "get" not in vars(model.rollout_buffer)
+    assert all(not parameter._backward_hooks for parameter in model.policy.parameters())
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_methods_set_by_others_stay() -> None:
+    """A method that someone else has set on the object is wrapped, and put back."""
+    model = make("ppo")
+    calls = []
+    original = model.policy.evaluate_actions
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    model.policy.evaluate_actions = theirs
+    learn(model, UtilizationCallback())
+    assert model.policy.evaluate_actions is theirs
+    assert len(calls) >= 4 * 3 * 4
+
+
+def test_an_interrupted_update_leaves_nothing_behind() -> None:
+    """Ctrl-C in the middle of an update, then training without callbacks: nothing goes on being collected."""
+
+    class Interrupt(Exception):
+        pass
+
+    model = make("ppo")
+    callback = UtilizationCallback()
+    calls = {"n": 0}
+    step = model.policy.optimizer.step
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls["n"] += 1
+        if calls["n"] == 20:
+            raise Interrupt
+        return step(*args, **kwargs)
+
+    model.policy.optimizer.step = interrupted
+    with pytest.raises(Interrupt):
+        learn(model, callback)
+    learn(model, None)
+    assert "get" not in vars(model.rollout_buffer)
+    assert "evaluate_actions" not in vars(model.policy)
+    observer = observer_of(model)
+    assert isinstance(observer, ClipObserver)
+    assert observer._minibatches == []
+
+
+def test_two_learns_with_the_same_callbacks() -> None:
+    """The last update of one ``learn`` is not told again by the next."""
+    model = make("ppo")
+    callback = UtilizationCallback()
+    numbers = []
+    report = callback._log_clipped
+
+    def note(update: Any, now: float) -> None:
+        numbers.append(update.number)
+        report(update, now)
+
+    callback._log_clipped = note  # type: ignore[method-assign]  # to see it
+    learn(model, callback)
+    model.learn(2 * 64, callback=callback, reset_num_timesteps=False)
+    assert numbers == [1, 2, 3, 4, 5, 6]
+
+
+# --- seen exactly ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CLIPPED)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_dead_means_a_gradient_of_exactly_zero(kind: str, normalize: bool) -> None:
+    """
+    The reported fraction of dead samples of an unmodified run is the fraction whose policy gradient is exactly zero: every
+    sample of every minibatch by itself, by autograd through the loss as PPO writes it down.
+    """
+    model = make(kind, normalize_advantage=normalize)
+    dead: list[bool] = []
+    evaluate = model.policy.evaluate_actions
+    get = model.rollout_buffer.get
+    seen: dict[str, Any] = {}
+
+    def spy_get(batch_size: int | None = None) -> Any:
+        for minibatch in get(batch_size):
+            seen["minibatch"] = minibatch
+            yield minibatch
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        minibatch = seen.pop("minibatch", None)
+        if minibatch is not None:
+            dead.extend(dead_by_autograd(evaluate(*args, **kwargs)[1], minibatch, normalize))
+        return evaluate(*args, **kwargs)
+
+    model.policy.evaluate_actions, model.rollout_buffer.get = spy, spy_get
+    dumps = learn(model, UtilizationCallback(), iterations=2)
+    reported = [dump["utilization/dead_frac"] for dump in dumps if "utilization/dead_frac" in dump]
+    half = len(dead) // 2
+    assert len(reported) == 2
+    assert 0.02 < np.mean(dead) < 0.9  # there is something to count
+    assert reported == pytest.approx([np.mean(dead[:half]), np.mean(dead[half:])], abs=1e-7)
+
+
+def dead_by_autograd(log_prob: th.Tensor, minibatch: Any, normalize: bool, clip_range: float = 0.2) -> list[bool]:
+    """For each sample: is the gradient of its term of PPO's loss, as in the paper, with respect to log pi exactly zero?"""
+    mask = minibatch.mask > 0.5 if hasattr(minibatch, "mask") else th.ones_like(minibatch.advantages, dtype=th.bool)
+    advantages = minibatch.advantages
+    if normalize:
+        advantages = (advantages - advantages[mask].mean()) / (advantages[mask].std() + 1e-8)
+    found = []
+    for index in th.nonzero(mask).flatten().tolist():
+        leaf = log_prob[index].detach().requires_grad_()
+        ratio = th.exp(leaf - minibatch.old_log_prob[index])
+        a = advantages[index]
+        loss = -th.min(a * ratio, a * th.clamp(ratio, 1 - clip_range, 1 + clip_range))
+        (gradient,) = th.autograd.grad(loss, leaf)
+        assert a != 0
+        found.append(bool(gradient == 0))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["ppo", "maskable"])
+def test_what_is_seen_is_what_sb3_logs(kind: str) -> None:
+    """Clip fraction and divergence worked out from the observed samples are those that the algorithm logs by itself."""
+    model = make(kind, n_epochs=1)
+    dumps = learn(model, UtilizationCallback(), iterations=3)
+    samples = observer_of(model).latest().samples  # type: ignore[union-attr]  # there were updates
+    ratio = samples.log_ratio.exp()
+    last = dumps[-1]
+    assert last["train/clip_fraction"] == pytest.approx(((ratio - 1).abs() > 0.2).float().mean().item(), abs=1e-6)
+    assert last["train/approx_kl"] == pytest.approx((ratio - 1 - samples.log_ratio).mean().item(), abs=1e-6)
+    assert last["train/kl_previous"] == pytest.approx(last["train/approx_kl"], abs=1e-6)
+    assert last["utilization/dead_frac"] <= last["train/clip_fraction"]
+    assert last["replay/reuse_mean"] == 1.0
+
+
+def test_gradient_norm_is_the_one_before_clipping() -> None:
+    """The logged norm of PPO is what ``clip_grad_norm_`` returned, minibatch by minibatch."""
+    model = make("ppo", max_grad_norm=1e-3)
+    returned: list[float] = []
+    original = th.nn.utils.clip_grad_norm_
+
+    def spy(*args: Any, **kwargs: Any) -> th.Tensor:
+        norm = original(*args, **kwargs)
+        returned.append(norm.item())
+        return norm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(th.nn.utils, "clip_grad_norm_", spy)
+        dumps = learn(model, UtilizationCallback(), iterations=1)
+    assert observer_of(model).latest().grad_norms.tolist() == returned  # type: ignore[union-attr]  # there was an update
+    assert dumps[-1]["train/grad_norm"] == pytest.approx(np.mean(returned))
+    assert dumps[-1]["train/grad_norm_max"] == pytest.approx(max(returned))
+    assert min(returned) > 1e-3
+
+
+def test_padding_of_a_recurrent_buffer_does_not_count() -> None:
+    """Each transition is counted once an epoch, however the sequences were padded."""
+    model = make("recurrent")
+    learn(model, UtilizationCallback(), iterations=1)
+    samples = observer_of(model).latest().samples  # type: ignore[union-attr]  # there was an update
+    assert len(samples.log_ratio) == 3 * 64
+
+
+def test_an_update_that_target_kl_stops() -> None:
+    """The minibatch that stopped it is counted, as in PPO's own numbers; no gradient was taken of it."""
+    model = make("ppo", target_kl=1e-6)
+    dumps = learn(model, UtilizationCallback(histogram_freq=1), iterations=2)
+    assert "utilization/dead_frac" in dumps[-1]
+    assert dumps[-1]["replay/reuse_mean"] < 1.0
+
+
+# --- nothing waits for the device -----------------------------------------------------------------------------------------
+
+
+def test_no_minibatch_waits_for_the_device() -> None:
+    """
+    What is done for each minibatch works on tensors without any data (device ``meta``), where reading a number, branching on
+    one or copying to the host raises.
+    """
+    model = make("ppo")
+    model.policy.to("meta")
+    model._current_progress_remaining = 1.0
+    model.num_timesteps = 0
+    minibatch = next(iter_of_meta_minibatches())
+    model.policy.evaluate_actions = lambda *args, **kwargs: (None, th.zeros(16, device="meta", requires_grad=True), None)
+    model.rollout_buffer.get = lambda batch_size: iter_of_meta_minibatches()
+    observer = ClipObserver(model)
+    observer.watch()
+    for sample in model.rollout_buffer.get(16):
+        model.policy.evaluate_actions(sample)
+        observer._add_gradients([th.zeros(3, device="meta"), None, th.zeros(2, 2, device="meta")])
+    assert len(observer._minibatches) == 3
+    for taken, _ in observer._minibatches:
+        used_advantages(taken, normalize=True)
+    with pytest.raises(RuntimeError, match="meta"):
+        minibatch.advantages.mean().item()
+
+
+def iter_of_meta_minibatches() -> Any:
+    from stable_baselines3.common.type_aliases import RolloutBufferSamples
+
+    for _ in range(3):
+        yield RolloutBufferSamples(*[th.zeros(16, device="meta") for _ in RolloutBufferSamples._fields])
+
+
+def test_what_gipo_gathers_does_not_wait_either() -> None:
+    """The same for GIPO's own statistics of a minibatch."""
+    meta = th.zeros(16, device="meta")
+    fields = dict.fromkeys(ObjectiveTerms._fields, meta)
+    batch = ReplayBatch(**dict.fromkeys(ReplayBatch._fields, meta))
+    statistics = UpdateStatistics(old_threshold=4)
+    for _ in range(3):
+        statistics.add(ObjectiveTerms(**fields), batch)
+        statistics.add_gradient(meta.sum())
+    assert statistics.any_step
+
+
+# --- who can be watched ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", [A2C, DQN])
+@pytest.mark.parametrize("callback", [UtilizationCallback, HealthCallback])
+def test_others_are_refused_with_words(algorithm: Any, callback: Any) -> None:
+    """An algorithm without importance ratios is refused before anything is trained, and the message names who is not."""
+    model = algorithm("MlpPolicy", SpaceEnv(action="discrete"), device="cpu")
+    with pytest.raises(TypeError, match=rf"{algorithm.__name__} has no importance ratios.*PPO"):
+        model.learn(10, callback=callback())
+    assert model.num_timesteps == 0
+
+
+def test_subclasses_and_wrapped_callbacks() -> None:
+    """A subclass of PPO is watched as PPO is; callbacks work in lists of lists."""
+    from stable_baselines3.common.callbacks import CallbackList
+
+    class Mine(PPO):
+        pass
+
+    model = Mine("MlpPolicy", SpaceEnv(), n_steps=32, batch_size=16, n_epochs=1, device="cpu")
+    callback = UtilizationCallback()
+    model.learn(96, callback=CallbackList([CallbackList([callback])]))
+    assert callback._seen == 3
+    assert isinstance(GIPO("MlpPolicy", SpaceEnv(), device="cpu"), GIPO)
