@@ -14,7 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from sb3_gipo import settings
 from sb3_gipo.learner.batches import from_replay, from_rollout_buffer
-from sb3_gipo.learner.objective import ObjectiveSettings, objective
+from sb3_gipo.learner.objective import NonFiniteUpdateError, ObjectiveSettings, objective
 from sb3_gipo.learner.replay_targets import TARGETS, ReplayTargets, Target, TargetSettings, compute_targets
 from sb3_gipo.learner.statistics import UpdateStatistics
 from sb3_gipo.ops import surrogates
@@ -40,19 +40,6 @@ SURROGATES: tuple[SurrogateName, ...] = ("gipo", "ppo_clip", "sapo", "no_clip")
 REPLAY_WORK = 2
 # kl_coef=None, with replay: nothing else pulls the policy back when old data are used again and again.
 REPLAY_KL_COEF = 0.1
-
-
-class NonFiniteUpdateError(ValueError):
-    """
-    No minibatch of an update had a finite gradient; the parameters are as they were before.
-
-    :param message: what happened and what to do
-    :param batch: the last minibatch that failed
-    """
-
-    def __init__(self, message: str, batch: ReplayBatch) -> None:
-        super().__init__(message)
-        self.batch = batch
 
 
 class GIPO(ReplayOnPolicyAlgorithm):

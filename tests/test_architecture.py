@@ -26,7 +26,10 @@ LAYERS = {
     "studies": 7,
     "diagnosis": 7,
     "cli": 8,
+    "__main__": 9,
 }
+# Slow to import and of no use to training: only where something is drawn or read, or inside a function.
+SLOW = ("matplotlib", "pandas", "jinja2")
 # Optional packages and the rooms that may import them.
 ROOMS_OF = {"ray": {"distributed"}, "rl_zoo3": {"zoo"}, "optuna": {"zoo"}, "metaworld": {"envs"}, "rliable": {"studies"}}
 
@@ -77,6 +80,13 @@ def test_imports_with_every_optional_package_missing() -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); import sb3_gipo, sb3_gipo.envs; print(sb3_gipo.GIPO)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_import_is_not_slowed_by_what_only_draws() -> None:
+    """``import sb3_gipo`` loads none of the packages that draw pictures or read logs."""
+    code = f"import sys, sb3_gipo; print([name for name in {SLOW!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

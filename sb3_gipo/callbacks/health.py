@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_gipo.callbacks.observers import Observer, observer_of
 from sb3_gipo.callbacks.symptoms import BROKEN_STEP, SYMPTOMS, Episodes, Sighting
+from sb3_gipo.learner.objective import NonFiniteUpdateError
 from sb3_gipo.learner.observed import ObservedUpdate, batch_arrays
 from sb3_gipo.learner.samples import as_numbers
 from sb3_gipo.ops.losses import k3_divergence
@@ -178,7 +179,7 @@ class HealthCallback(BaseCallback):
         """An exception is about to end the run: of a step or an update that was not finite, or of something else."""
         if isinstance(error, NonFiniteStepError):
             self._report_non_finite(str(error), BROKEN_STEP, error.step)
-        elif hasattr(error, "batch"):
+        elif isinstance(error, NonFiniteUpdateError):
             self._report_non_finite(str(error), _NON_FINITE.remedy, batch_arrays(error.batch))
         elif not all(bool(th.isfinite(parameter).all()) for parameter in self.model.policy.parameters()):
             self._report_non_finite("the parameters of the policy are not finite any more", _NON_FINITE.remedy, {})

@@ -7,7 +7,6 @@ from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_gipo import settings
-from sb3_gipo.callbacks.figure import draw_multiplier
 from sb3_gipo.callbacks.metrics import (
     Metrics,
     metrics_by_age,
@@ -142,6 +141,8 @@ class UtilizationCallback(BaseCallback):
         self._log_by_age({label: {"policy_grad_norm": norm} for label, norm in norms.items()})
 
     def _log_figure(self, update: ObservedUpdate, old_threshold: int) -> None:
+        from sb3_gipo.callbacks.figure import draw_multiplier  # matplotlib is slow to import and not needed to train
+
         name = type(self.model).__name__
         figure = draw_multiplier(update, old_threshold, f"{name}, update {update.number}, {self.model.num_timesteps} steps")
         self.logger.record("utilization/multiplier", sb3_logger.Figure(figure, close=True), exclude=PICTURES)

@@ -11,6 +11,19 @@ from sb3_gipo.policies import RatioLevel, evaluate_actions
 from sb3_gipo.rollouts.types import ReplayBatch
 
 
+class NonFiniteUpdateError(ValueError):
+    """
+    No minibatch of an update had a finite gradient; the parameters are as they were before.
+
+    :param message: what happened and what to do
+    :param batch: the last minibatch that failed
+    """
+
+    def __init__(self, message: str, batch: ReplayBatch) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
 class ObjectiveSettings(NamedTuple):
     """What the loss is made of during one update."""
 

@@ -144,7 +144,7 @@ def test_what_follows_from_a_cause_waits_until_the_cause_is_over() -> None:
 
 def test_skipped_minibatches() -> None:
     """Half of the minibatches may be skipped, more may not."""
-    said = [s for s in SYMPTOMS if s.name == "non_finite"][0].says
+    said = next(s for s in SYMPTOMS if s.name == "non_finite").says
     assert said(HEALTHY | {"train/skipped_steps": 40.0}) is None
     words = said(HEALTHY | {"train/skipped_steps": 41.0})
     assert words is not None
@@ -153,7 +153,7 @@ def test_skipped_minibatches() -> None:
 
 def test_a_constant_reward_that_is_not_zero() -> None:
     """The words say that no episode ended early: only then does a constant reward teach nothing."""
-    said = [s for s in SYMPTOMS if s.name == "no_reward_signal"][0].says
+    said = next(s for s in SYMPTOMS if s.name == "no_reward_signal").says
     words = said({"no_reward": 1.0, "reward": -1.0})
     assert words is not None
     assert "every reward was -1 and no episode ended early" in words

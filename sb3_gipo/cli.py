@@ -1,0 +1,120 @@
+"""``sb3-gipo``: the command line."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.table import Table
+
+from sb3_gipo import __version__
+from sb3_gipo.diagnosis import WINDOW, Diagnosis, NoLogError, diagnose, read_logs, render, write_page
+
+PAGE = "diagnosis.html"
+# More runs than this are printed as a table only; the page has the rest.
+PRINTED = 4
+# argparse's own code for what was asked wrongly
+WRONG_INPUT = 2
+COLOURS = {"switch": "green", "keep": "green", "worth a trial": "yellow", "adjust": "yellow", "measure first": "blue"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    :param argv: arguments without the program's name; ``None``: those of the process
+    :return: exit code: 0, or 2 where nothing could be done with what was given
+    """
+    parser = argparse.ArgumentParser(prog="sb3-gipo", description="Tools around GIPO, PPO that learns from stale data.")
+    parser.add_argument("--version", action="version", version=f"sb3-gipo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_diagnose(commands)
+    arguments = parser.parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _add_diagnose(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Would GIPO help? Reads the TensorBoard or CSV logs of SB3 below a directory and says why or why not."
+    parser = commands.add_parser("diagnose", help="read an SB3 log, say whether GIPO would help", description=text)
+    parser.add_argument(
+        "logdir", type=Path, metavar="LOGDIR", help="a directory that SB3 logged into, or one that holds several"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"the HTML page to write (default: LOGDIR/{PAGE})")
+    parser.set_defaults(run=_diagnose)
+
+
+def _diagnose(arguments: argparse.Namespace) -> int:
+    logdir: Path = arguments.logdir
+    output: Path = arguments.output or logdir / PAGE
+    try:
+        logs = read_logs(logdir)
+    except NoLogError as error:
+        return _refuse(str(error))
+    diagnoses = [diagnose(run) for run in logs.runs]
+    page = render(str(logdir.resolve()), diagnoses, logs.skipped)
+    failure = None
+    # before anything is printed: who pipes the output into `head` still gets the page
+    try:
+        write_page(output, page)
+    except OSError as error:
+        failure = f"The page cannot be written to {str(output)!r} ({error.strerror}). Give another place with --output FILE."
+    _print(Console(), diagnoses, logs.skipped)
+    if failure is not None:
+        return _refuse(failure)
+    Console().print(f"Page with the plots: {output}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _refuse(message: str) -> int:
+    Console(stderr=True).print(f"sb3-gipo: {message}", markup=False, highlight=False, soft_wrap=True)
+    return WRONG_INPUT
+
+
+def _overview(diagnoses: Sequence[Diagnosis]) -> Table:
+    table = Table("run", "verdict", "data scarce?", "replay stale?", "gradient lost?", title=f"{len(diagnoses)} runs")
+    for diagnosis in diagnoses:
+        verdict = f"[{_colour(diagnosis)}]{diagnosis.word}[/]"
+        table.add_row(escape(diagnosis.run.name), verdict, *(answer.word for answer in diagnosis.answers))
+    return table
+
+
+def _print(console: Console, diagnoses: Sequence[Diagnosis], skipped: Sequence[str]) -> None:
+    """All of a few runs, a table of many."""
+    if len(diagnoses) > 1:
+        console.print(_overview(diagnoses))
+    for diagnosis in diagnoses if len(diagnoses) <= PRINTED else ():
+        _print_one(console, diagnosis)
+    console.print(
+        f"Numbers are means over the last {100 * WINDOW:.0f} % of the environment steps.", style="dim", highlight=False
+    )
+    for line in skipped:
+        console.print(f"Passed over: {line}", style="dim", markup=False, highlight=False)
+
+
+def _print_one(console: Console, diagnosis: Diagnosis) -> None:
+    """Verdict first, then the answers with their numbers, the settings, and what else the log says."""
+    colour = _colour(diagnosis)
+    body = f"[bold {colour}]{diagnosis.word}[/]: {escape(diagnosis.why)}"
+    console.print(Panel(body, title=f"[bold]{escape(diagnosis.run.name)}[/]", title_align="left", border_style=colour))
+    for answer in diagnosis.answers:
+        console.print(f"[bold]{answer.question}[/] [bold]{answer.word}[/]", highlight=False)
+        console.print(f"  {escape(answer.why)}", highlight=False)
+        for number in answer.numbers:
+            console.print(f"    {number.text:>14}  {escape(number.label)} [dim]({escape(number.key)})[/]", highlight=False)
+    for code in filter(None, (diagnosis.measure, diagnosis.snippet)):
+        console.print()
+        # as text, not as a block: a block is cut off where the terminal is narrow
+        console.print(Syntax(code, "python", background_color="default").highlight(code.rstrip()), soft_wrap=True)
+    for setting in diagnosis.settings:
+        console.print(f"  [bold]{setting.name}[/]: {escape(setting.reason)}", highlight=False)
+    for symptom in diagnosis.facts.symptoms:
+        console.print(f"  {escape(symptom.key)} was raised in {symptom.text} of the iterations at the end", highlight=False)
+    for note in diagnosis.run.notes:
+        console.print(f"  Note: {note}", style="dim", markup=False, highlight=False)
+    console.print()
+
+
+def _colour(diagnosis: Diagnosis) -> str:
+    return COLOURS.get(diagnosis.word, "white")
