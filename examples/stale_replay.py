@@ -36,6 +36,7 @@ SETTINGS = {
     "n_steps": 250,  # of each of two environments: 500 a rollout
     "replay_capacity": 20_000,
     "gradient_steps": 120,
+    "learning_rate": 1e-3,
     "batch_size": 250,
     "old_threshold": OLD_THRESHOLD,
     "policy_kwargs": {"net_arch": [256, 256]},
