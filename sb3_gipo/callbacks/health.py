@@ -1,5 +1,6 @@
 """``HealthCallback``: says in words what is wrong with a run, since when, and what to change."""
 
+import math
 import pathlib
 import warnings
 from collections.abc import Callable, Collection
@@ -84,7 +85,6 @@ class HealthCallback(BaseCallback):
         self._must_stop = False
         self._rewards = _RewardSignal()
         self._normalizer = Normalizer(None)
-        self._broken_step = False
 
     # ---------------------------------------------------------------- events
 
@@ -94,7 +94,6 @@ class HealthCallback(BaseCallback):
         latest = self._observer.latest()
         self._seen = 0 if latest is None else latest.number
         self._must_stop = False
-        self._broken_step = False
 
     def _on_training_start(self) -> None:
         self._observer.on_failure(self._on_failure)
@@ -159,17 +158,15 @@ class HealthCallback(BaseCallback):
 
     def _check_step(self, rewards: np.ndarray) -> None:
         """SB3's own algorithms train on what is not finite, or fail later and elsewhere; GIPO refuses it by itself."""
-        if self._broken_step:
-            return
+        # the raw ones: what VecNormalize makes of an infinite number may be finite
         given: dict[str, Observation] = {
             "an observation": self._normalizer.latest_observation(self.locals["new_obs"]),
             "a reward": self._normalizer.raw_reward(rewards),
         }
         for what, value in given.items():
             for part in observation_parts(value):
-                # a sum is finite where all are, and cheaper than looking at each
-                if np.issubdtype(part.dtype, np.floating) and not np.isfinite(part.sum()) and not finite(part).all():
-                    self._broken_step = True
+                # a sum is finite where all are, and costs less than to look at each
+                if part.dtype.kind == "f" and not math.isfinite(part.sum()) and not finite(part).all():
                     index = int(np.flatnonzero(~finite(part.reshape(len(part), -1)).all(axis=1))[0])
                     words = f"environment {index} returned {what} that is not finite"
                     self._report_non_finite(words, BROKEN_STEP, step_arrays(self.locals, index))
