@@ -7,6 +7,7 @@ from sb3_gipo.callbacks import HealthCallback, HealthWarning, UtilizationCallbac
 from sb3_gipo.gipo import GIPO
 from sb3_gipo.learner.objective import NonFiniteUpdateError
 from sb3_gipo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_gipo.rollouts.recorder import NonFiniteStepError
 
 __version__ = files(__name__).joinpath("version.txt").read_text(encoding="utf-8").strip()
 
@@ -17,6 +18,7 @@ __all__ = [
     "HealthWarning",
     "MlpPolicy",
     "MultiInputPolicy",
+    "NonFiniteStepError",
     "NonFiniteUpdateError",
     "UtilizationCallback",
     "__version__",
