@@ -3,7 +3,7 @@
 from importlib.resources import files
 
 from sb3_gipo import envs  # registers the gymnasium ids MetaWorld/<task>; Meta-World itself is imported when one is made
-from sb3_gipo.callbacks import HealthCallback, HealthWarning, UtilizationCallback
+from sb3_gipo.callbacks import HealthCallback, HealthReport, HealthWarning, UtilizationCallback
 from sb3_gipo.gipo import GIPO
 from sb3_gipo.learner.objective import NonFiniteUpdateError
 from sb3_gipo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -15,6 +15,7 @@ __all__ = [
     "GIPO",
     "CnnPolicy",
     "HealthCallback",
+    "HealthReport",
     "HealthWarning",
     "MlpPolicy",
     "MultiInputPolicy",

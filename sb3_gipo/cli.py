@@ -18,20 +18,25 @@ PAGE = "diagnosis.html"
 PRINTED = 4
 # argparse's own code for what was asked wrongly
 WRONG_INPUT = 2
+# a shell's own code for a program ended by Ctrl-C
+INTERRUPTED = 130
 COLOURS = {"switch": "green", "keep": "green", "worth a trial": "yellow", "adjust": "yellow", "measure first": "blue"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
     :param argv: arguments without the program's name; ``None``: those of the process
-    :return: exit code: 0, or 2 where nothing could be done with what was given
+    :return: exit code: 0; 2 where nothing could be done with what was given; 130 after Ctrl-C
     """
     parser = argparse.ArgumentParser(prog="sb3-gipo", description="Tools around GIPO, PPO that learns from stale data.")
     parser.add_argument("--version", action="version", version=f"sb3-gipo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_diagnose(commands)
     arguments = parser.parse_args(argv)
-    code: int = arguments.run(arguments)
+    try:
+        code: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return code
 
 

@@ -306,6 +306,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
                 return False
             if self._gradient_step(terms.loss, statistics):
                 statistics.add(terms, batch)
+            else:
+                statistics.skip(batch)
         if not statistics.any_step:
             raise NonFiniteUpdateError(
                 "No minibatch had a finite gradient; the parameters are as they were before. Lower the "
@@ -320,7 +322,6 @@ class GIPO(ReplayOnPolicyAlgorithm):
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         if not bool(th.isfinite(norm)):
-            statistics.skipped_steps += 1
             return False
         statistics.add_gradient(norm)
         self.policy.optimizer.step()
@@ -391,6 +392,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
             logged["train/clip_range_vf"] = how.clip_range_vf
         if self.surrogate == "gipo":
             logged["train/sigma"] = self._trust_width("sigma")
+            if self.sigma_neg is not None:
+                logged["train/sigma_neg"] = self._trust_width("sigma_neg")
         if self.replay_buffer is not None:
             logged.update({f"replay/{name}": value for name, value in self.replay_buffer.statistics().items()})
         for name, value in logged.items():

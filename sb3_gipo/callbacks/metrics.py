@@ -4,14 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_gipo.learner.observed import LastMinibatch, ObservedUpdate
 from sb3_gipo.learner.samples import UpdateSamples
+from sb3_gipo.ops import surrogates
 from sb3_gipo.ops.ages import group_by_age
 from sb3_gipo.ops.losses import k3_divergence
 from sb3_gipo.ops.ratios import ratio_quantiles_by_sign, trust_summary
 from sb3_gipo.ops.surrogates import Surrogate
-from sb3_gipo.ops.utilization import normalized_ess, quantile, utilization
+from sb3_gipo.ops.utilization import effective_sample_size, normalized_ess, quantile, utilization
 from sb3_gipo.rollouts.replay import RolloutReplayBuffer
 
 Metrics = dict[str, th.Tensor]
@@ -26,6 +28,9 @@ def overall_metrics(update: ObservedUpdate) -> Metrics:
     named = {f"ratio/{name}": value for name, value in _ratio_metrics(samples).items()}
     named["utilization/ess_eff"] = normalized_ess((samples.multiplier * samples.advantages).abs())
     named.update({f"utilization/{name}": value for name, value in _trust_metrics(samples).items() if name != "trust_mean"})
+    clipped = surrogates.ppo_clip(samples.log_ratio, samples.advantages, clip_range=update.clip_range).multiplier
+    named["utilization/dead_frac_if_clipped"] = (clipped == 0).float().mean()
+    named["lag/version_gap_min"] = samples.version_gap.min()
     named["train/kl_previous"] = k3_divergence(samples.start_log_ratio).mean()
     if len(update.grad_norms):
         named["train/grad_norm_max"] = update.grad_norms.max()
@@ -54,7 +59,7 @@ def metrics_by_age(samples: UpdateSamples, eps_w: float, eps_c: float) -> dict[s
             "dead_frac": used.dead_frac,
             "suppressed_frac": used.suppressed_frac,
             "near_zero_frac": used.near_zero_frac,
-            "ess": normalized_ess(contribution) * size,
+            "ess": effective_sample_size(contribution),
             "ess_eff": normalized_ess(contribution),
             **_trust_metrics(part.samples),
             **{f"ratio_{name}": value for name, value in _ratio_metrics(part.samples).items()},
@@ -89,17 +94,30 @@ def split_by_age(samples: UpdateSamples) -> list[AgePart]:
     return parts
 
 
-def policy_gradient_norms(last: LastMinibatch, surrogate: Surrogate, parameters: list[th.nn.Parameter]) -> Metrics:
+def policy_gradient_norms(last: LastMinibatch, surrogate: Surrogate, policy: BasePolicy) -> Metrics:
     """
     Norm of the part of the policy gradient that each bucket of the version gap adds in the last minibatch, under the policy as
     it is now. The parts add up, as vectors, to the gradient of the surrogate over the whole minibatch.
 
     :param last: minibatch
     :param surrogate: of the update
-    :param parameters: of the policy
-    :return: label of the bucket -> scalar
+    :param policy: that was trained; it is looked at in evaluation mode, so that it stays as it is
+    :return: label of the bucket -> scalar; nothing where no parameter of the actor is trained
     """
+    was_training = policy.training
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    policy.set_training_mode(False)
+    try:
+        with th.random.fork_rng(devices=devices):
+            return _policy_gradient_norms(last, surrogate, [p for p in policy.parameters() if p.requires_grad])
+    finally:
+        policy.set_training_mode(was_training)
+
+
+def _policy_gradient_norms(last: LastMinibatch, surrogate: Surrogate, parameters: list[th.nn.Parameter]) -> Metrics:
     log_prob = last.log_prob()
+    if not log_prob.requires_grad:
+        return {}
     by_dimension = log_prob.dim() > 1
     advantages = last.advantages.unsqueeze(1).expand_as(log_prob) if by_dimension else last.advantages
     loss = surrogate(log_prob - last.old_log_prob, advantages).loss
@@ -108,9 +126,11 @@ def policy_gradient_norms(last: LastMinibatch, surrogate: Surrogate, parameters:
     if last.valid is not None:
         loss, gap = loss[last.valid], gap[last.valid]
     norms: Metrics = {}
-    for group in group_by_age(gap):
+    groups = group_by_age(gap)
+    for group in groups:
         part = loss[group.positions].sum() / len(loss)
-        gradients = th.autograd.grad(part, parameters, retain_graph=True, allow_unused=True)
+        # the last one frees the graph: a compiled one may be gone through only once
+        gradients = th.autograd.grad(part, parameters, retain_graph=group is not groups[-1], allow_unused=True)
         norms[group.label] = th.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     return norms
 

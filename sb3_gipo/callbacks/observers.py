@@ -5,20 +5,36 @@ Nothing here draws a random number, touches a gradient or waits for the device w
 the same run, bit for bit.
 """
 
+import copy
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_gipo.learner.observed import LastMinibatch, ObservedUpdate, named_parts
+from sb3_gipo.learner.objective import NonFiniteUpdateError
+from sb3_gipo.learner.observed import LastMinibatch, ObservedUpdate, batch_arrays, named_parts
 from sb3_gipo.learner.samples import UpdateSamples, as_numbers, update_metrics
 from sb3_gipo.ops import surrogates
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
+from sb3_gipo.rollouts.recorder import NonFiniteStepError
 
-FailureListener = Callable[[Exception], None]
+Arrays = Mapping[str, th.Tensor | np.ndarray]
+# told of an exception, and of the minibatch or step that led to it, where that is known
+FailureListener = Callable[[Exception, Arrays], None]
+
+
+class Drawn(NamedTuple):
+    """What is kept of a minibatch until the update is over: not its observations, which may be large."""
+
+    log_prob: th.Tensor  # of the policy as it was when the minibatch was drawn [B]
+    old_log_prob: th.Tensor  # [B]
+    advantages: th.Tensor  # as stored [B]
+    mask: th.Tensor | None  # of a recurrent buffer, which pads its sequences [B]
+
 
 # PPO's gradient norms are taken from every so many minibatches: PPO does not give away the norm that it clips by, and to work
 # it out again for each would cost 2 % of the training.
@@ -69,7 +85,8 @@ def is_clipped(model: BaseAlgorithm) -> bool:
     :return: whether it updates as PPO does: minibatches of a rollout buffer, ratios, ``clip_range``
     """
     parts = (getattr(model, "rollout_buffer", None), "get"), (getattr(model, "policy", None), "evaluate_actions")
-    return callable(getattr(model, "clip_range", None)) and all(hasattr(part, name) for part, name in parts)
+    own = callable(getattr(model, "clip_range", None)) and hasattr(model, "normalize_advantage")
+    return own and all(hasattr(part, name) for part, name in parts)
 
 
 class GIPOObserver:
@@ -97,7 +114,29 @@ class GIPOObserver:
         """See :class:`Observer`."""
         model = self._model()
         if model is not None:
-            model.on_failure(listener)
+            model.on_failure(lambda error: listener(error, arrays_of(error)))
+
+
+class Wrapped:
+    """
+    A method that someone reads along with. Whoever copies or pickles its owner meanwhile gets the method alone.
+
+    :param wrapper: called with the method and the arguments of the call
+    :param original: the bound method
+    """
+
+    def __init__(self, wrapper: Callable[..., Any], original: Callable[..., Any]) -> None:
+        self._wrapper = wrapper
+        self._original = original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wrapper(self._original, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._original, memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._original.__self__, self._original.__name__)  # type: ignore[attr-defined]  # bound
 
 
 class ClipObserver:
@@ -116,13 +155,15 @@ class ClipObserver:
         self._latest: ObservedUpdate | None = None
         self._number = 0
         self._undo: list[Callable[[], None]] = []
-        self._gradient_hook: Any = None
+        self._gradient_hooks: list[Any] = []
+        self._norms_of_parameters: dict[int, th.Tensor] = {}
         self._watched_timesteps = -1
         self._forget()
 
     def _forget(self) -> None:
         self._current: Any = None  # minibatch that left the buffer and was not evaluated yet
-        self._minibatches: list[tuple[Any, th.Tensor]] = []  # with the log-probabilities of the policy as it then was
+        self._drawn: list[Drawn] = []
+        self._last: Any = None  # minibatch that was evaluated last
         self._evaluate_last: Callable[[], th.Tensor] | None = None
         self._grad_norms: list[th.Tensor] = []
 
@@ -146,7 +187,7 @@ class ClipObserver:
 
     def latest(self) -> ObservedUpdate | None:
         """See :class:`Observer`."""
-        if self._minibatches:
+        if self._drawn:
             self._number += 1
             self._latest = self._observed()
         self._stop()
@@ -156,13 +197,13 @@ class ClipObserver:
         for undo in self._undo:
             undo()
         self._undo = []
-        self._drop_gradient_hook()
+        self._finish_gradients()
         self._forget()
 
     def _wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
         """Let ``wrapper(original, ...)`` stand before a method of one object, until ``_stop``."""
         own = vars(owner).get(name)  # someone else's, set on the object as well
-        setattr(owner, name, partial(wrapper, getattr(owner, name)))
+        setattr(owner, name, Wrapped(wrapper, getattr(owner, name)))
         self._undo.append(partial(delattr, owner, name) if own is None else partial(setattr, owner, name, own))
 
     def _get(self, original: Callable[..., Iterator[Any]], *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -171,74 +212,85 @@ class ClipObserver:
             self._stop()  # left over from an update that was interrupted
             yield from original(*args, **kwargs)
             return
-        for minibatch in original(*args, **kwargs):
-            self._current = minibatch
-            yield minibatch
-        self._current = None
+        try:
+            for minibatch in original(*args, **kwargs):
+                self._finish_gradients()
+                self._current = minibatch
+                yield minibatch
+        finally:  # also where the loop was left
+            self._finish_gradients()
+            self._current = None
 
     def _evaluate_actions(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         minibatch, self._current = self._current, None
         try:
             values, log_prob, entropy = original(*args, **kwargs)
         except Exception as error:
+            arrays = {} if minibatch is None else minibatch_arrays(minibatch)
             for reference in self._listeners:
                 listener = reference()
                 if listener is not None:
-                    listener(error)
+                    listener(error, arrays)
             raise
         if minibatch is not None:
-            if len(self._minibatches) % GRAD_NORM_EVERY == 0:
+            if len(self._drawn) % GRAD_NORM_EVERY == 0:
                 self._hook_gradients()
-            self._minibatches.append((minibatch, log_prob.detach()))
-            self._evaluate_last = lambda: original(*args, **kwargs)[1]
+            mask = getattr(minibatch, "mask", None)
+            self._drawn.append(Drawn(log_prob.detach(), minibatch.old_log_prob, minibatch.advantages, mask))
+            self._last = minibatch
+            self._evaluate_last = lambda: evaluate_again(original, args, kwargs)
         return values, log_prob, entropy
 
     def _hook_gradients(self) -> None:
-        """Have the norm of the next gradient taken, before PPO clips it."""
+        """Have the norm of the next gradient taken, parameter by parameter, before PPO clips it."""
         model: Any = self._model()
-        self._drop_gradient_hook()  # of a minibatch that went no further
-        trained = [parameter for parameter in model.policy.parameters() if parameter.requires_grad]
-        self._gradient_hook = th.autograd.graph.register_multi_grad_hook(trained, self._add_gradients)
+        for number, parameter in enumerate(model.policy.parameters()):
+            if parameter.requires_grad:
+                self._gradient_hooks.append(parameter.register_hook(partial(self._add_gradient, number)))
 
-    def _add_gradients(self, gradients: Any) -> None:
-        self._grad_norms.append(th.nn.utils.get_total_norm([g.detach() for g in gradients if g is not None]))
-        self._drop_gradient_hook()
+    def _add_gradient(self, number: int, gradient: th.Tensor) -> None:
+        self._norms_of_parameters[number] = th.linalg.vector_norm(gradient)
 
-    def _drop_gradient_hook(self) -> None:
-        if self._gradient_hook is not None:
-            self._gradient_hook.remove()
-        self._gradient_hook = None
+    def _finish_gradients(self) -> None:
+        """The minibatch is over, with a gradient or (where ``target_kl`` stopped it) without."""
+        for hook in self._gradient_hooks:
+            hook.remove()
+        if self._norms_of_parameters:
+            parts = [self._norms_of_parameters[number] for number in sorted(self._norms_of_parameters)]
+            self._grad_norms.append(th.linalg.vector_norm(th.stack(parts)))
+        self._gradient_hooks, self._norms_of_parameters = [], {}
 
     def _observed(self) -> ObservedUpdate:
         model: Any = self._model()
         clip_range = float(model.clip_range(model._current_progress_remaining))
         surrogate = partial(surrogates.ppo_clip, clip_range=clip_range)
-        used = [used_advantages(minibatch, model.normalize_advantage) for minibatch, _ in self._minibatches]
+        used = [used_advantages(drawn, model.normalize_advantage) for drawn in self._drawn]
         samples = self._samples(used, surrogate)
-        minibatch, _ = self._minibatches[-1]
         assert self._evaluate_last is not None
-        arrays: dict[str, th.Tensor] = {}
-        for name, value in minibatch._asdict().items():
-            arrays.update(named_parts(name, value))
         last = LastMinibatch(
             log_prob=self._evaluate_last,
-            old_log_prob=minibatch.old_log_prob,
+            old_log_prob=self._drawn[-1].old_log_prob,
             advantages=used[-1],
-            version_gap=th.zeros_like(minibatch.advantages, dtype=th.int64),
-            valid=valid_samples(minibatch),
-            arrays=arrays,
+            version_gap=th.zeros_like(used[-1], dtype=th.int64),
+            valid=valid_samples(self._drawn[-1]),
+            arrays=minibatch_arrays(self._last) | self._seen_of_last(used[-1], surrogate),
         )
         norms = th.stack(self._grad_norms) if self._grad_norms else th.zeros(0)
         metrics = as_numbers(update_metrics(samples, old_threshold=0))
         if len(norms):
             metrics["train/grad_norm"] = float(norms.mean())
-        return ObservedUpdate(self._number, samples, metrics, surrogate, norms, last)
+        return ObservedUpdate(self._number, samples, metrics, surrogate, clip_range, norms, last, failed={})
+
+    def _seen_of_last(self, used: th.Tensor, surrogate: surrogates.Surrogate) -> dict[str, th.Tensor]:
+        log_ratio = self._drawn[-1].log_prob - self._drawn[-1].old_log_prob
+        multiplier = surrogate(log_ratio, used).multiplier
+        return {"log_ratio": log_ratio, "multiplier": multiplier, "used_advantages": used}
 
     def _samples(self, used: list[th.Tensor], surrogate: surrogates.Surrogate) -> UpdateSamples:
         """Minibatches one after the other, without padding. PPO's data are never older than the update: the gap is 0."""
-        valid = [valid_samples(minibatch) for minibatch, _ in self._minibatches]
-        ratios = [now - minibatch.old_log_prob for minibatch, now in self._minibatches]
-        parts = zip(ratios, used, valid, strict=True)
+        masks = [valid_samples(drawn) for drawn in self._drawn]
+        ratios = [drawn.log_prob - drawn.old_log_prob for drawn in self._drawn]
+        parts = zip(ratios, used, masks, strict=True)
         kept = [(ratio, a) if mask is None else (ratio[mask], a[mask]) for ratio, a, mask in parts]
         log_ratio, advantages = th.cat([ratio for ratio, _ in kept]), th.cat([a for _, a in kept])
         gap = th.zeros_like(log_ratio, dtype=th.int64)
@@ -246,24 +298,56 @@ class ClipObserver:
         return UpdateSamples(multiplier, advantages, log_ratio, gap, log_ratio, log_ratio, gap)
 
 
-def valid_samples(minibatch: Any) -> th.Tensor | None:
+def arrays_of(error: Exception) -> Arrays:
+    """
+    :param error: that ended a run of GIPO
+    :return: the step or minibatch that led to it, by name; nothing where it is of another kind
+    """
+    if isinstance(error, NonFiniteStepError):
+        return error.step
+    return batch_arrays(error.batch) if isinstance(error, NonFiniteUpdateError) else {}
+
+
+def minibatch_arrays(minibatch: Any) -> dict[str, th.Tensor]:
     """
     :param minibatch: of a rollout buffer
+    :return: its tensors by name
+    """
+    arrays: dict[str, th.Tensor] = {}
+    for name, value in minibatch._asdict().items():
+        arrays.update(named_parts(name, value))
+    return arrays
+
+
+def evaluate_again(evaluate_actions: Callable[..., Any], args: Any, kwargs: Any) -> th.Tensor:
+    """
+    :param evaluate_actions: of the policy, which may be in evaluation mode by now
+    :param args: of the call that is repeated
+    :param kwargs: of that call
+    :return: log-probabilities under the policy of the day, differentiable [B]
+    """
+    # cuDNN cannot go backward through a recurrent network in evaluation mode; its own kernels only are switched off here
+    with th.backends.cudnn.flags(enabled=False):
+        log_prob: th.Tensor = evaluate_actions(*args, **kwargs)[1]
+    return log_prob
+
+
+def valid_samples(drawn: Drawn) -> th.Tensor | None:
+    """
+    :param drawn: minibatch
     :return: which samples are data, where a recurrent buffer has padded its sequences [B]; ``None``: all are
     """
-    mask = getattr(minibatch, "mask", None)
-    return None if mask is None else mask > 1e-8
+    return None if drawn.mask is None else drawn.mask > 1e-8
 
 
-def used_advantages(minibatch: Any, normalize: bool) -> th.Tensor:
+def used_advantages(drawn: Drawn, normalize: bool) -> th.Tensor:
     """
-    :param minibatch: of a rollout buffer
+    :param drawn: minibatch
     :param normalize: ``normalize_advantage`` of the model
     :return: advantages as PPO's surrogate uses them, in the same operations and so in the same bits [B]
     """
-    advantages: th.Tensor = minibatch.advantages
-    mask = valid_samples(minibatch)
-    data = advantages if mask is None else advantages[mask]
+    mask = valid_samples(drawn)
+    data = drawn.advantages if mask is None else drawn.advantages[mask]
     if not normalize or len(data) < 2:
-        return advantages
-    return (advantages - data.mean()) / (data.std() + 1e-8)
+        return drawn.advantages
+    return (drawn.advantages - data.mean()) / (data.std() + 1e-8)

@@ -19,7 +19,7 @@ NARROW = 0.4  # utilization/trust_below_0.1
 NARROW_LOG_RATIO = 1.0  # ... while the tail is no longer than this: the data are near, only sigma says they are far
 WIDE = 0.95  # utilization/trust_mean, while the tail is longer than WIDE_LOG_RATIO
 WIDE_LOG_RATIO = 1.5
-ENTROPY = 0.02  # of what the action space allows, see `relative_entropy`
+ENTROPY = 0.02  # see `relative_entropy`
 OLD_FRAC, OLD_SHARE = 0.3, 0.25  # old samples are so many, but give less than this part of their number
 EXPLAINED = 0.05  # train/explained_variance
 SKIPPED = 0.5  # part of the minibatches without a finite gradient
@@ -35,7 +35,7 @@ class Symptom(NamedTuple):
     remedy: str
     patience: int = 3  # updates in a row before it is said
     explains: tuple[str, ...] = ()  # what follows from it and need not be said too
-    urgent: Callable[[Numbers], bool] = lambda numbers: False  # do not wait
+    urgent: Callable[[Numbers], bool] | None = None  # when not to wait
 
 
 def _no_reward(numbers: Numbers) -> str | None:
@@ -72,7 +72,7 @@ def _collapse(numbers: Numbers) -> str | None:
         return None
     return (
         f"utilization collapse: {dead + suppressed:.0%} of the samples move nothing ({dead:.0%} have no gradient at all, "
-        f"{suppressed:.0%} hardly any; utilization/dead_frac, suppressed_frac; healthy: below 25% together)"
+        f"{suppressed:.0%} hardly any; utilization/dead_frac, suppressed_frac; healthy: below 25% in all)"
     )
 
 
@@ -103,8 +103,8 @@ def _entropy(numbers: Numbers) -> str | None:
     if not entropy < ENTROPY:
         return None
     return (
-        f"entropy collapse: the policy has hardly any choice left ({max(entropy, 0.0):.1%} of what the action space allows), "
-        "so that it no longer finds anything better"
+        f"entropy collapse: the policy has hardly any choice left ({abs(max(entropy, 0.0)):.1%} of a uniform choice, or of "
+        "the standard deviation it began with), so that it no longer finds anything better"
     )
 
 
@@ -227,7 +227,7 @@ class Sighting(NamedTuple):
     since_timesteps: int
 
 
-class Episodes:
+class TroubleEpisodes:
     """
     Turns what is seen update by update into episodes of trouble: each is spoken of once, when it has lasted, and is over when
     it has been gone for ``RECOVERY`` updates.
@@ -239,6 +239,23 @@ class Episodes:
         self._symptoms = symptoms
         self._streaks: dict[str, _Streak] = {symptom.name: _Streak() for symptom in symptoms}
         self.active: set[str] = set()
+        self._told: set[str] = set()  # since the latest update
+
+    def tell(self, name: str, update: int, timesteps: int) -> bool:
+        """
+        Begin or prolong an episode at once, between two updates.
+
+        :param name: of the symptom
+        :param update: the update to come
+        :param timesteps: environment steps so far
+        :return: whether it is to be spoken of: it is looked for, and the episode is new
+        """
+        if name not in self._streaks:
+            return False
+        is_new = name not in self.active
+        self.active.add(name)
+        self._told.add(name)
+        return is_new
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -254,14 +271,14 @@ class Episodes:
         """
         begun: list[Sighting] = []
         explained: set[str] = set()
+        told, self._told = self._told, set()
         for symptom in self._symptoms:
             what, streak = symptom.says(numbers), self._streaks[symptom.name]
-            streak.count(what is not None, update, timesteps)
+            streak.count(what is not None or symptom.name in told, update, timesteps)
             if symptom.name in self.active and streak.absent >= RECOVERY:
                 self.active.discard(symptom.name)
-            lasts = what is not None and (streak.present >= symptom.patience or symptom.urgent(numbers))
-            if lasts and symptom.name not in self.active and symptom.name not in explained:
-                assert what is not None
+            lasts = streak.present >= symptom.patience or (symptom.urgent is not None and symptom.urgent(numbers))
+            if what is not None and lasts and symptom.name not in self.active | explained:
                 self.active.add(symptom.name)
                 begun.append(Sighting(symptom.name, what, symptom.remedy, *streak.since))
             if symptom.name in self.active:

@@ -1,10 +1,12 @@
 """``UtilizationCallback``: how stale the data are and how much of them moves the policy, in the log."""
 
 import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+import torch as th
 from stable_baselines3.common import logger as sb3_logger
-from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_gipo import settings
 from sb3_gipo.callbacks.metrics import (
@@ -15,9 +17,10 @@ from sb3_gipo.callbacks.metrics import (
     split_by_age,
     stored_by_age,
 )
-from sb3_gipo.callbacks.observers import Observer, observer_of
+from sb3_gipo.callbacks.watching import UpdateCallback
 from sb3_gipo.learner.observed import ObservedUpdate
 from sb3_gipo.learner.samples import as_numbers, update_metrics
+from sb3_gipo.ops.utilization import EPS_C, EPS_W
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 
 # Only TensorBoard can show these, or only there they do not drown everything else.
@@ -25,7 +28,7 @@ PICTURES = ("stdout", "log", "json", "csv")
 DETAILS = ("stdout", "log")
 
 
-class UtilizationCallback(BaseCallback):
+class UtilizationCallback(UpdateCallback):
     """
     Log how far the learner has moved from the data, and how much of the data still moves it (paper, C.3 and C.4), overall and
     by age. One line for a run you already have::
@@ -38,7 +41,7 @@ class UtilizationCallback(BaseCallback):
 
     :param histogram_freq: updates between two histograms by age and norms of the policy gradient by age; 0: none
     :param figure_freq: updates between two pictures of the multiplier against the ratio; 0: none
-    :param by_age: log the quantities for each bucket of the version gap too
+    :param by_age: log the quantities for each bucket of the version gap too, where a replay gives more than one
     :param eps_w: multipliers in (0, ``eps_w``) count as suppressed
     :param eps_c: contributions ``|w A|`` below ``eps_c`` count as near zero
     :param verbose: Verbosity level: 0 for no output, 1 for info messages, 2 for debug messages
@@ -50,8 +53,8 @@ class UtilizationCallback(BaseCallback):
         histogram_freq: int = 10,
         figure_freq: int = 50,
         by_age: bool = True,
-        eps_w: float = 1e-2,
-        eps_c: float = 1e-3,
+        eps_w: float = EPS_W,
+        eps_c: float = EPS_C,
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
@@ -64,54 +67,53 @@ class UtilizationCallback(BaseCallback):
         self.by_age = by_age
         self.eps_w = eps_w
         self.eps_c = eps_c
-        self._seen = 0
+        self._rollout_start = 0.0
         self._clock: tuple[float, float] | None = None  # when the latest rollout began and when it ended
 
-    def _init_callback(self) -> None:
-        self._observer: Observer = observer_of(self.model)
-        self._observer.begin()
-        latest = self._observer.latest()
-        self._seen = 0 if latest is None else latest.number
-        self._rollout_start = time.perf_counter()
+    def _on_new_model(self) -> None:
         self._clock = None
 
     def _on_rollout_start(self) -> None:
-        self._report()
+        super()._on_rollout_start()
         self._rollout_start = time.perf_counter()
-
-    def _on_step(self) -> bool:
-        return True
 
     def _on_rollout_end(self) -> None:
         self._clock = self._rollout_start, time.perf_counter()
-        self._observer.watch()
+        super()._on_rollout_end()
 
-    def _on_training_end(self) -> None:
-        self._report()
-
-    def _report(self) -> None:
-        now = time.perf_counter()
-        update = self._observer.latest()
-        if update is None or update.number == self._seen:
-            return
-        self._seen = update.number
+    def _on_update(self, update: ObservedUpdate) -> None:
         if isinstance(self.model, ReplayOnPolicyAlgorithm):
             old_threshold = self.model.old_threshold
             self._log_replay(self.model, update)
         else:
             old_threshold = 0
-            self._log_clipped(update, now)
-        if (self.eps_w, self.eps_c) != (1e-2, 1e-3):
+            self._log_clipped(update)
+        if (self.eps_w, self.eps_c) != (EPS_W, EPS_C):
             self._log(update_metrics(update.samples, old_threshold, self.eps_w, self.eps_c))
         self._log(overall_metrics(update), quiet="ratio/")
-        if self.by_age:
+        if self.by_age and bool((update.samples.version_gap > 0).any()):  # of one age everything is said already
             self._log_by_age(metrics_by_age(update.samples, self.eps_w, self.eps_c))
+        if not bool(th.isfinite(update.samples.log_ratio).all()):
+            return  # there is nothing to draw of a policy that has broken
         if self.histogram_freq and update.number % self.histogram_freq == 0:
             self._log_histograms(update)
+            self._try(self._log_gradient_norms, update)
         if self.figure_freq and update.number % self.figure_freq == 0:
-            self._log_figure(update, old_threshold)
+            self._try(self._log_figure, update, old_threshold)
 
-    def _log_clipped(self, update: ObservedUpdate, now: float) -> None:
+    def _try(self, log: Callable[..., None], *args: Any) -> None:
+        """What needs the user's own policy or surrogate again, outside of training, may fail: that must not end the run."""
+        try:
+            log(*args)
+        except Exception as error:
+            warnings.warn(
+                f"UtilizationCallback goes on without {log.__name__.removeprefix('_log_').replace('_', ' ')} of update "
+                f"{self._seen}: {type(error).__name__}: {error}",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _log_clipped(self, update: ObservedUpdate) -> None:
         """What GIPO logs by itself."""
         model: Any = self.model
         for key, value in update.metrics.items():
@@ -121,7 +123,7 @@ class UtilizationCallback(BaseCallback):
         if self._clock is not None:
             started, ended = self._clock
             self.logger.record("time/collect", ended - started)
-            self.logger.record("time/update", now - ended)
+            self.logger.record("time/update", time.perf_counter() - ended)
 
     def _log_replay(self, model: ReplayOnPolicyAlgorithm, update: ObservedUpdate) -> None:
         if model.replay_buffer is None or len(model.replay_buffer) == 0:
@@ -136,8 +138,9 @@ class UtilizationCallback(BaseCallback):
         for label, samples in split_by_age(update.samples):
             self.logger.record(f"by_age/log_ratio/{label}", samples.log_ratio.float().cpu(), exclude=PICTURES)
             self.logger.record(f"by_age/multiplier/{label}", samples.multiplier.float().cpu(), exclude=PICTURES)
-        trained = [parameter for parameter in self.model.policy.parameters() if parameter.requires_grad]
-        norms = policy_gradient_norms(update.last, update.surrogate, trained)
+
+    def _log_gradient_norms(self, update: ObservedUpdate) -> None:
+        norms = policy_gradient_norms(update.last, update.surrogate, self.model.policy)
         self._log_by_age({label: {"policy_grad_norm": norm} for label, norm in norms.items()})
 
     def _log_figure(self, update: ObservedUpdate, old_threshold: int) -> None:

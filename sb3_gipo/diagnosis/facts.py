@@ -77,13 +77,13 @@ class Age(NamedTuple):
     Samples of one age.
 
     :param label: the version gaps, such as ``2-3``
-    :param oldest: the largest of them; ``None``: no bound
+    :param oldest: the largest of them
     :param frac: share of the samples
     :param share: part of the contributions
     """
 
     label: str
-    oldest: int | None
+    oldest: int
     frac: float
     share: float
 
@@ -104,6 +104,7 @@ class Facts:
     :param old_share: part of the contributions that comes from old samples
     :param dead: share of samples without a policy gradient
     :param suppressed: share of samples with next to none
+    :param if_clipped: share of the same samples that PPO's clip would leave without
     :param clip_fraction: share of ratios beyond PPO's clip range, whatever the advantage
     :param sigma: trust width
     :param size: transitions in the replay
@@ -123,6 +124,7 @@ class Facts:
     old_share: Number | None = None
     dead: Number | None = None
     suppressed: Number | None = None
+    if_clipped: Number | None = None
     clip_fraction: Number | None = None
     sigma: Number | None = None
     size: Number | None = None
@@ -138,8 +140,7 @@ def window_start(run: Run, windows: int = 1) -> float:
     :return: the environment step after which the window begins
     """
     # a log of one step still has a window, which holds it
-    span = run.last_step - run.first_step or 1.0
-    return run.last_step - windows * WINDOW * span
+    return run.last_step - windows * WINDOW * (run.span or 1.0)
 
 
 def window_mean(run: Run, key: str) -> float | None:
@@ -185,6 +186,7 @@ def gather(run: Run) -> Facts:
         old_share=number("old samples, share of what moves the policy", "utilization/old_share", share=True),
         dead=number("samples without a policy gradient", "utilization/dead_frac", share=True),
         suppressed=number("samples with a weight below 0.01", "utilization/suppressed_frac", share=True),
+        if_clipped=number("samples that PPO's clip would take it from", "utilization/dead_frac_if_clipped", share=True),
         clip_fraction=number("ratios beyond the clip range", "train/clip_fraction", share=True),
         sigma=number("trust width sigma", "train/sigma"),
         size=number("transitions in the replay", "replay/size"),
@@ -266,15 +268,14 @@ def _drift_from_divergence(run: Run) -> Number | None:
 
 
 def _ages(run: Run) -> tuple[Age, ...]:
-    """From ``by_age/frac/<label>`` and ``by_age/share/<label>``, where a label is ``0``, ``2-3`` or ``64+``."""
+    """From ``by_age/frac/<label>`` and ``by_age/share/<label>``, where a label is ``0`` or ``2-3``."""
     ages: dict[int, Age] = {}
     for key in run.curves:
-        gaps = re.fullmatch(r"by_age/frac/((\d+)(?:-(\d+)|\+)?)", key)
+        gaps = re.fullmatch(r"by_age/frac/((\d+)(?:-(\d+))?)", key)
         if gaps is None:
             continue
         label, youngest, oldest = gaps.groups()
         frac, share = window_mean(run, key), window_mean(run, f"by_age/share/{label}")
         if frac is not None and share is not None:
-            bound = None if label.endswith("+") else int(oldest or youngest)
-            ages[int(youngest)] = Age(label, bound, frac, share)
+            ages[int(youngest)] = Age(label, int(oldest or youngest), frac, share)
     return tuple(ages[youngest] for youngest in sorted(ages))

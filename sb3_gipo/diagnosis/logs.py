@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +65,14 @@ class Run:
         return max(float(curve.steps[-1]) for curve in self.curves.values())
 
     @property
+    def span(self) -> float:
+        """Environment steps of this log: of a run that began with it all, of a continued one those since."""
+        longest = max(self.curves.values(), key=lambda curve: len(curve.steps)).steps
+        # what is logged first has steps before it as well
+        spacing = float(np.median(np.diff(longest))) if len(longest) > 1 else float(longest[0])
+        return self.last_step - max(self.first_step - spacing, 0.0)
+
+    @property
     def first_step(self) -> float:
         """The first environment step at which anything was logged."""
         return min(float(curve.steps[0]) for curve in self.curves.values())
@@ -88,18 +96,23 @@ def read_logs(logdir: Path) -> Logs:
     :return: the runs, and what was passed over
     :raises NoLogError: where there is no such directory, or nothing of SB3 in it
     """
-    if not logdir.exists():
+    try:
+        exists = logdir.exists()
+    except OSError as error:  # a name that no file system takes
+        raise NoLogError(f"{str(logdir)!r} cannot be a directory: {error.strerror}.") from error
+    if not exists:
         raise NoLogError(f"There is no directory {str(logdir)!r}. Give the directory that SB3 logged into.")
     if not logdir.is_dir():
         raise NoLogError(f"{str(logdir)!r} is a file. Give the directory that holds the log, such as {str(logdir.parent)!r}.")
-    runs, skipped = [], []
-    for folder in _run_folders(logdir):
+    runs: list[Run] = []
+    skipped: list[str] = []
+    for folder in _run_folders(logdir, skipped):
         run = _read_run(folder, logdir)
         if any(key.startswith(SB3_PREFIXES) for key in run.curves):
             runs.append(run)
         else:
             held = f"no SB3 key among {', '.join(sorted(run.curves)[:3])}" if run.curves else "no scalars"
-            skipped.append(f"{run.name}: {held}")
+            skipped.append(" ".join([f"{run.name}: {held}.", *run.notes]))
     if not runs:
         found = f" Found, but of no use: {'; '.join(skipped[:5])}." if skipped else ""
         raise NoLogError(
@@ -110,10 +123,14 @@ def read_logs(logdir: Path) -> Logs:
     return Logs(sorted(runs, key=lambda run: run.name), skipped)
 
 
-def _run_folders(logdir: Path) -> Iterator[Path]:
+def _run_folders(logdir: Path, skipped: list[str]) -> Iterator[Path]:
     """Every directory with a log; links are followed, each directory once."""
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(logdir, followlinks=True):
+
+    def refused(error: OSError) -> None:
+        skipped.append(f"{_printable(str(error.filename))}: cannot be read ({error.strerror}).")
+
+    for folder, subfolders, files in os.walk(logdir, followlinks=True, onerror=refused):
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()
@@ -129,7 +146,7 @@ def _read_run(folder: Path, logdir: Path) -> Run:
     logged: dict[str, list[Point]] = {}
     for path in folder.iterdir():
         if EVENT_FILE in path.name and path.is_file():
-            for key, points in _read_events(path, notes).items():
+            for key, points in _tried(_read_events, path, notes).items():
                 logged.setdefault(key, []).extend(points)
     values = {key: _last_said(points) for key, points in logged.items()}
     replaced = {key for key, points in logged.items() if len(values[key]) < len({step for _, step, _ in points})}
@@ -138,24 +155,39 @@ def _read_run(folder: Path, logdir: Path) -> Run:
             f"The steps go back in {', '.join(sorted(replaced)[:3])} (a resumed run?): what was written later counts."
         )
     csv = folder / CSV_FILE
-    for key, points in (_read_csv(csv, notes) if csv.is_file() else {}).items():
+    for key, points in (_tried(_read_csv, csv, notes) if csv.is_file() else {}).items():
         # A resumed run starts its CSV anew and adds to its events: the CSV only fills in what the events lack.
         values[key] = {**_last_said(points), **values.get(key, {})}
     curves = {key: curve for key in sorted(values) if (curve := _curve(key, values[key], notes)) is not None}
-    # a name that is not UTF-8 could be neither printed nor written to a page
-    return Run(os.fsencode(name).decode("utf-8", "replace"), folder, curves, tuple(notes))
+    return Run(_printable(name), folder, curves, tuple(notes))
+
+
+def _printable(name: str) -> str:
+    """A name that is not UTF-8 could be neither printed nor written to a page."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _tried(read: Callable[[Path, list[str]], dict[str, list[Point]]], path: Path, notes: list[str]) -> dict[str, list[Point]]:
+    """One file that cannot be read is no reason to leave out the others."""
+    try:
+        return read(path, notes)
+    except (OSError, UnicodeError) as error:  # permissions; TensorBoard takes no path that is not UTF-8
+        reason = error.strerror if isinstance(error, OSError) else "its path is not UTF-8"
+        notes.append(f"{_printable(path.name)}: cannot be read ({reason}).")
+        return {}
 
 
 def _read_events(path: Path, notes: list[str]) -> dict[str, list[Point]]:
     if _is_cut_off(path):
         notes.append(
-            f"{path.name}: the last record is cut off (the run was killed, or is still writing); what is before it counts."
+            f"{_printable(path.name)}: the last record is cut off (the run was killed, or is still writing); what is before "
+            "it counts."
         )
     accumulator = event_accumulator.EventAccumulator(str(path), size_guidance=SIZES)
     try:
         accumulator.Reload()
     except Exception as error:  # the protocol-buffer parser's own, for bytes that are no event: what came before is kept
-        notes.append(f"{path.name}: could not be read to its end ({type(error).__name__}).")
+        notes.append(f"{_printable(path.name)}: could not be read to its end ({type(error).__name__}).")
     tags = accumulator.Tags()[event_accumulator.SCALARS]
     return {tag: [(e.wall_time, float(e.step), e.value) for e in accumulator.Scalars(tag)] for tag in tags}
 

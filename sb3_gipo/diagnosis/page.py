@@ -1,6 +1,7 @@
 """Writes diagnoses as one HTML page that needs nothing else: styles, plots and text are in the file."""
 
 import base64
+import errno
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -48,6 +49,8 @@ def write_page(path: Path, page: str) -> None:
     :param page: its content
     :raises OSError: where it cannot be written
     """
+    if not path.name:
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_text(page, encoding="utf-8")

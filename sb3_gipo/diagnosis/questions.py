@@ -117,7 +117,8 @@ def does_clipping_cost(facts: Facts) -> Answer:
         less = "none or next to none" if facts.suppressed else "none"
         much = lost >= MUCH
         why = f"{100 * lost:.1f} % of the samples give {less} of the policy gradient. {MATTERS}"
-        return Answer(question, "yes" if much else "no", why, _given(facts.dead, facts.suppressed))
+        beside = facts.if_clipped if facts.algorithm == "GIPO" else None  # of PPO it is the dead fraction itself
+        return Answer(question, "yes" if much else "no", why, _given(facts.dead, facts.suppressed, beside))
     if facts.clip_fraction is not None:
         return _from_clip_fraction(question, facts.clip_fraction)
     if facts.algorithm in ("off-policy", "on-policy"):

@@ -68,11 +68,11 @@ class Diagnosis(NamedTuple):
             return ""
         lines = [f"    {setting.name}={setting.value}," for setting in self.settings]
         head = "from sb3_gipo import GIPO  # was: from stable_baselines3 import PPO\n\n"
+        kept = "policy,  # as before, and so are all other arguments; without action masks or LSTM, which GIPO has not yet"
         if self.facts.algorithm == "GIPO":
             head = "from sb3_gipo import GIPO\n\n"
-        return "\n".join(
-            [f"{head}model = GIPO(", "    policy,  # as before, and so are all other arguments", "    env,", *lines, ")\n"]
-        )
+            kept = "policy,  # as before, and so are all other arguments"
+        return "\n".join([f"{head}model = GIPO(", f"    {kept}", "    env,", *lines, ")\n"])
 
 
 def diagnose(run: Run) -> Diagnosis:
@@ -89,7 +89,7 @@ def diagnose(run: Run) -> Diagnosis:
     if facts.algorithm != "PPO":
         return Diagnosis(run, facts, answers, *_other_algorithm(facts), ())
     word, why, lacks = _verdict_on_switching(facts, answers)
-    settings = _settings_for_ppo(facts, with_replay=word != "worth a trial")
+    settings = _settings_for_ppo(facts, with_replay=answers.scarce.word != "no")
     return Diagnosis(run, facts, answers, word, why, settings, MEASURE if lacks else "")
 
 
@@ -165,7 +165,13 @@ def _settings_of_gipo(facts: Facts, answers: Answers) -> tuple[tuple[Setting, ..
     scarce = answers.scarce.word == "yes"
     changes: list[str] = []
     lost = answers.clipping.word == "yes"
-    return (_sigma(facts, lost, changes), _capacity(facts, scarce, changes)), changes
+    settings: tuple[Setting, ...] = _sigma(facts, lost, changes), _capacity(facts, scarce, changes)
+    if facts.sigma is None and facts.replays:
+        settings = (
+            Setting("surrogate", '"gipo"', "damps stale samples by their distance instead of cutting them off"),
+            *settings,
+        )
+    return settings, changes
 
 
 def _sigma(facts: Facts, lost: bool, changes: list[str]) -> Setting:
@@ -189,7 +195,11 @@ def _sigma(facts: Facts, lost: bool, changes: list[str]) -> Setting:
         reason = f"the tail of the drift ({facts.drift.text}) is damped, and little of the gradient is lost with it"
         return Setting("sigma", str(kept), reason)
     if now is None or fitting > now * SIGMA_TOLERANCE:
-        changes.append(f"{'set' if now is None else 'raise'} sigma to {fitting} (it is {'unknown' if now is None else kept})")
+        changes.append(
+            f'use surrogate="gipo" with sigma={fitting}: the surrogate of this run has no width'
+            if now is None
+            else f"raise sigma to {fitting} (it is {kept})"
+        )
         return Setting("sigma", str(fitting), reason)
     if falling and fitting * SIGMA_TOLERANCE < now:
         changes.append(f"lower sigma from {kept} to {fitting}: the learning curve falls, and {kept} lets the tail in")
@@ -227,7 +237,7 @@ def _useful_rollouts(facts: Facts) -> int | None:
     judged = [age for age in facts.ages if age.frac >= ENOUGH_OF_AN_AGE]
     if judged:
         useful = [age for age in judged if age.share >= GIVES_NOTHING * age.frac]
-        if not useful or useful[-1] is judged[-1] or useful[-1].oldest is None:
+        if not useful or useful[-1] is judged[-1]:
             return None
         return useful[-1].oldest + 1
     part = part_of_old(facts)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_gipo.learner.objective import ObjectiveSettings
+from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms
 from sb3_gipo.learner.samples import UpdateSamples
 from sb3_gipo.ops.surrogates import Surrogate
 from sb3_gipo.policies import evaluate_actions
@@ -21,7 +21,7 @@ class LastMinibatch(NamedTuple):
     advantages: th.Tensor  # as used [B]
     version_gap: th.Tensor  # [B]
     valid: th.Tensor | None  # which samples are data and which are padding [B]; ``None``: all are data
-    arrays: dict[str, th.Tensor]  # observations, actions and what else belongs to it, by name
+    arrays: dict[str, th.Tensor]  # observations, actions, ratios and what else belongs to it, by name
 
 
 class ObservedUpdate(NamedTuple):
@@ -31,17 +31,19 @@ class ObservedUpdate(NamedTuple):
     samples: UpdateSamples
     metrics: dict[str, float]  # logger key and value, of ``update_metrics``
     surrogate: Surrogate  # with the parameters of the day
+    clip_range: float  # of PPO's clip, whether or not that is the surrogate
     grad_norms: th.Tensor  # of each minibatch, before clipping [K]
     last: LastMinibatch
+    failed: dict[str, th.Tensor]  # the last minibatch without a finite gradient, by name; empty: there was none
 
 
 def last_minibatch(
-    policy: ActorCriticPolicy, batch: ReplayBatch, advantages: th.Tensor, how: ObjectiveSettings
+    policy: ActorCriticPolicy, batch: ReplayBatch, terms: ObjectiveTerms, how: ObjectiveSettings
 ) -> LastMinibatch:
     """
     :param policy: the policy that is trained
     :param batch: last minibatch of the update
-    :param advantages: as used [B]
+    :param terms: of it
     :param how: the terms of the loss
     :return: the same, for those who watch
     """
@@ -54,10 +56,15 @@ def last_minibatch(
     return LastMinibatch(
         log_prob=log_prob,
         old_log_prob=batch.old_log_prob if by_dimension is None else by_dimension,
-        advantages=advantages,
+        advantages=terms.advantages.detach(),
         version_gap=batch.version_gap,
         valid=None,
-        arrays=batch_arrays(batch),
+        arrays={
+            **batch_arrays(batch),
+            "log_ratio": terms.log_ratio.detach(),
+            "multiplier": terms.multiplier,
+            "used_advantages": terms.advantages,
+        },
     )
 
 

@@ -7,7 +7,7 @@ import torch as th
 from sb3_gipo.ops.losses import k3_divergence
 from sb3_gipo.ops.ratios import trust_summary
 from sb3_gipo.ops.surrogates import LOG_RATIO_BOUND
-from sb3_gipo.ops.utilization import lag, utilization
+from sb3_gipo.ops.utilization import EPS_C, EPS_W, lag, utilization
 
 
 class UpdateSamples(NamedTuple):
@@ -26,7 +26,7 @@ class UpdateSamples(NamedTuple):
 
 
 def update_metrics(
-    samples: UpdateSamples, old_threshold: int, eps_w: float = 1e-2, eps_c: float = 1e-3
+    samples: UpdateSamples, old_threshold: int, eps_w: float = EPS_W, eps_c: float = EPS_C
 ) -> dict[str, th.Tensor]:
     """
     What every update logs about the data it used (paper, C.3 and C.4).

@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms
-from sb3_gipo.learner.observed import ObservedUpdate, last_minibatch
+from sb3_gipo.learner.observed import ObservedUpdate, batch_arrays, last_minibatch
 from sb3_gipo.learner.samples import UpdateSamples, as_numbers, update_metrics
 from sb3_gipo.rollouts.types import ReplayBatch
 
@@ -22,7 +22,8 @@ class UpdateStatistics:
         self._old_threshold = old_threshold
         self._scalars: dict[str, list[th.Tensor]] = defaultdict(list)
         self._samples: dict[str, list[th.Tensor]] = defaultdict(list)
-        self._last: tuple[ReplayBatch, th.Tensor] | None = None
+        self._last: tuple[ReplayBatch, ObjectiveTerms] | None = None
+        self._last_skipped: ReplayBatch | None = None
         self.skipped_steps = 0
 
     def start_epoch(self) -> None:
@@ -47,7 +48,14 @@ class UpdateStatistics:
         self._samples["joint_log_ratio"].append(terms.joint_log_ratio.detach())
         self._samples["start_log_ratio"].append(terms.start_log_ratio)
         self._samples["version_gap"].append(batch.version_gap)
-        self._last = batch, terms.advantages
+        self._last = batch, terms
+
+    def skip(self, batch: ReplayBatch) -> None:
+        """
+        :param batch: minibatch whose gradient was not finite
+        """
+        self.skipped_steps += 1
+        self._last_skipped = batch
 
     def add_gradient(self, norm: th.Tensor) -> None:
         """
@@ -81,6 +89,8 @@ class UpdateStatistics:
             samples=samples,
             metrics=as_numbers(means | update_metrics(samples, self._old_threshold)),
             surrogate=how.surrogate,
+            clip_range=how.clip_range,
             grad_norms=th.stack(norms) if norms else th.zeros(0),
             last=last_minibatch(policy, *self._last, how),
+            failed={} if self._last_skipped is None else batch_arrays(self._last_skipped),
         )

@@ -33,6 +33,7 @@ def trust(multiplier: th.Tensor, log_ratio: th.Tensor) -> th.Tensor:
     Trust weight of any surrogate: the part ``w / rho`` of the ratio that it keeps, at most 1.
 
     For GIPO that is ``omega`` (paper, eq. 5); for PPO-clip 0 where clipped, else 1; for SAPO ``4 p (1 - p)``; for no-clip 1.
+    The ratio is clamped to ``|log rho| <= 20``, as in GIPO's own weight.
 
     :param multiplier: ``w`` [B]
     :param log_ratio: ``log rho`` as the surrogate saw it [B]
@@ -40,7 +41,7 @@ def trust(multiplier: th.Tensor, log_ratio: th.Tensor) -> th.Tensor:
     :raises ValueError: for shapes that differ
     """
     check_same_shape(multiplier=multiplier, log_ratio=log_ratio)
-    return (multiplier / importance_ratio(log_ratio, PPO_LOG_RATIO_BOUND)).clamp(max=1.0)
+    return (multiplier / importance_ratio(log_ratio)).clamp(max=1.0)
 
 
 def trust_summary(multiplier: th.Tensor, log_ratio: th.Tensor) -> TrustSummary:

@@ -10,6 +10,9 @@ import torch as th
 
 from sb3_gipo.ops.checks import check_same_shape
 
+EPS_W = 1e-2  # multipliers below count as suppressed
+EPS_C = 1e-3  # contributions below count as near zero
+
 
 class Utilization(NamedTuple):
     """Utilization metrics of a set of samples, each a scalar tensor (paper, C.4)."""
@@ -32,7 +35,7 @@ class Lag(NamedTuple):
 
 
 def utilization(
-    multiplier: th.Tensor, advantages: th.Tensor, old: th.Tensor, *, eps_w: float = 1e-2, eps_c: float = 1e-3
+    multiplier: th.Tensor, advantages: th.Tensor, old: th.Tensor, *, eps_w: float = EPS_W, eps_c: float = EPS_C
 ) -> Utilization:
     """
     Utilization metrics (paper, C.4), with the contribution proxy ``c = |w A|``.

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_gipo.callbacks.metrics import metrics_by_age, overall_metrics, policy_gradient_norms, split_by_age
 from sb3_gipo.learner.observed import LastMinibatch, ObservedUpdate
@@ -44,7 +46,7 @@ def samples_of(rows: list[tuple[float, float, float, int]], surrogate: surrogate
 
 def update_of(samples: UpdateSamples) -> ObservedUpdate:
     nothing = LastMinibatch(lambda: th.zeros(0), th.zeros(0), th.zeros(0), th.zeros(0), None, {})
-    return ObservedUpdate(1, samples, {}, surrogates.no_clip, th.tensor([1.0, 3.0]), nothing)
+    return ObservedUpdate(1, samples, {}, surrogates.no_clip, 0.2, th.tensor([1.0, 3.0]), nothing, {})
 
 
 def weight(name: str, x: float, a: float) -> float:
@@ -252,6 +254,18 @@ def test_a_ratio_for_each_dimension() -> None:
     assert by_age["4-7"]["kl_behaviour"].item() == 0.0
 
 
+class ThetaPolicy(BasePolicy):
+    """A policy with two numbers for parameters."""
+
+    def __init__(self, theta: th.nn.Parameter) -> None:
+        super().__init__(spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)))
+        self.theta = theta
+        self.set_training_mode(True)
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        return self.theta
+
+
 @pytest.mark.parametrize("by_dimension", [False, True])
 def test_gradient_norms_by_age_are_parts_of_the_whole(by_dimension: bool) -> None:
     """Each part is the gradient, by hand, of the surrogate over the samples of that age; padding takes no part."""
@@ -265,12 +279,14 @@ def test_gradient_norms_by_age_are_parts_of_the_whole(by_dimension: bool) -> Non
         return features * theta if by_dimension else features @ theta
 
     last = LastMinibatch(log_prob, th.zeros_like(log_prob().detach()), advantages, gap, valid, {})
-    norms = as_numbers(policy_gradient_norms(last, surrogates.no_clip, [theta]))
+    policy = ThetaPolicy(theta)
+    norms = as_numbers(policy_gradient_norms(last, surrogates.no_clip, policy))
     x, a, t = features.numpy()[:3], advantages.numpy()[:3], theta.detach().numpy()
     ratios = np.exp(x * t) if by_dimension else np.exp(x @ t)[:, None]
     each = -ratios * a[:, None] * x / 3  # gradient of each sample's part of the mean
     assert norms == pytest.approx({"0": np.linalg.norm(each[[0, 2]].sum(0)), "2-3": np.linalg.norm(each[1])})
     assert theta.grad is None
+    assert policy.training
 
 
 def test_as_numbers_of_nothing() -> None:

@@ -1,6 +1,9 @@
 """A run that is watched: the same run bit for bit, seen exactly, and left as it was."""
 
+import contextlib
+import copy
 import gc
+import pickle
 import weakref
 from typing import Any
 
@@ -8,10 +11,11 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, DQN, PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_gipo import GIPO
-from sb3_gipo.callbacks import HealthCallback, UtilizationCallback
+from sb3_gipo.callbacks import HealthCallback, HealthWarning, UtilizationCallback
 from sb3_gipo.callbacks.observers import GRAD_NORM_EVERY, ClipObserver, observer_of, used_advantages
 from sb3_gipo.learner.objective import ObjectiveTerms
 from sb3_gipo.learner.statistics import UpdateStatistics
@@ -21,6 +25,18 @@ from tests.small_envs import SpaceEnv
 
 CLIPPED = ["ppo", "maskable", "recurrent"]
 ALL = [*CLIPPED, "gipo"]
+
+
+class Noisy(BaseFeaturesExtractor):
+    """Batch statistics and a generator are touched by every forward pass in training mode."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space, 8)
+        self.net = th.nn.Sequential(th.nn.Linear(3, 8), th.nn.BatchNorm1d(8), th.nn.Dropout(0.2))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        features: th.Tensor = self.net(observations)
+        return features
 
 
 def both() -> list[BaseCallback]:
@@ -39,6 +55,8 @@ def both() -> list[BaseCallback]:
         ("ppo", {"observation": "image", "action": "multibinary"}),
         ("ppo", {"use_sde": True, "sde_sample_freq": 4}),
         ("ppo", {"target_kl": 0.01}),
+        ("ppo", {"policy_kwargs": {"features_extractor_class": Noisy}}),
+        ("gipo", {"policy_kwargs": {"features_extractor_class": Noisy}}),
         ("gipo", {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
         ("gipo", {"ratio_level": "dimension", "action": "multidiscrete"}),
         ("gipo", {"replay_capacity": None, "target": "stored", "surrogate": "ppo_clip"}),
@@ -49,9 +67,13 @@ def test_a_watched_run_is_the_same_run(kind: str, kwargs: dict[str, Any]) -> Non
     """With every callback and all pictures, parameters and optimizer agree to the last bit with the run without them."""
     watched = make(kind, **kwargs)
     learn(watched, both())
+    generator = th.get_rng_state()
     alone = make(kind, **kwargs)
     learn(alone, None)
+    assert th.equal(th.get_rng_state(), generator)
     assert th.equal(parameters(watched), parameters(alone))
+    for name, buffer in watched.policy.named_buffers():
+        assert th.equal(buffer, dict(alone.policy.named_buffers())[name]), name
     for ours, theirs in zip(
         watched.policy.optimizer.state_dict()["state"].values(),
         alone.policy.optimizer.state_dict()["state"].values(),
@@ -115,7 +137,99 @@ def test_an_interrupted_update_leaves_nothing_behind() -> None:
     assert "evaluate_actions" not in vars(model.policy)
     observer = observer_of(model)
     assert isinstance(observer, ClipObserver)
-    assert observer._minibatches == []
+    assert observer._drawn == []
+
+
+@pytest.mark.parametrize("kind", ["ppo", "maskable", "gipo"])
+def test_a_frozen_actor(kind: str) -> None:
+    """While only the critic is trained there is no policy gradient to take the norm of, and training goes on."""
+    model = make(kind)
+    for module in (model.policy.mlp_extractor.policy_net, model.policy.action_net):
+        module.requires_grad_(False)
+    if hasattr(model.policy, "log_std"):
+        model.policy.log_std.requires_grad_(False)
+    dumps = learn(model, UtilizationCallback(histogram_freq=1))
+    assert "train/grad_norm" in dumps[-1]
+    assert not any(key.startswith("by_age/policy_grad_norm") for key in dumps[-1])
+
+
+def test_a_graph_that_may_be_used_once() -> None:
+    """What is compiled ahead of time frees its graph: it is not gone through twice where there is one age."""
+    model = make("ppo")
+    model.policy.mlp_extractor.compile(backend="aot_eager")
+    dumps = learn(model, UtilizationCallback(histogram_freq=1), iterations=2)
+    assert dumps[-1]["by_age/policy_grad_norm/0"] > 0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_policy_that_breaks(order: int) -> None:
+    """In either order of the callbacks the words come, and the pictures are left out instead of breaking first."""
+    model = make("ppo", ent_coef=-1e3, learning_rate=50.0, n_epochs=1)
+    health = HealthCallback()
+    with pytest.warns(HealthWarning), contextlib.suppress(ValueError):
+        learn(model, [UtilizationCallback(histogram_freq=1, figure_freq=1), health][::order], iterations=8)
+    assert "non_finite" in [report.symptom for report in health.reports]
+
+
+def test_pictures_that_fail_do_not_end_the_training() -> None:
+    """A surrogate that takes only whole minibatches cannot be drawn as a curve: that is said, and training goes on."""
+
+    def picky(log_ratio: th.Tensor, advantages: th.Tensor) -> th.Tensor:
+        assert len(log_ratio) in (2, 16)
+        return -(log_ratio.exp() * advantages)
+
+    model = make("gipo", surrogate=picky)
+    with pytest.warns(UserWarning, match="without figure of update"):
+        dumps = learn(model, UtilizationCallback(histogram_freq=0, figure_freq=1))
+    assert "utilization/dead_frac" in dumps[-1]
+    assert "utilization/multiplier" not in dumps[-1]
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))], ids=["copy", "pickle"])
+def test_a_snapshot_of_the_policy_by_another_callback(how: Any) -> None:
+    """A copy taken while we read along has the plain methods of its class."""
+    model = make("ppo")
+    snapshots = []
+
+    class Snapshot(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            assert "evaluate_actions" in vars(self.model.policy)
+            snapshots.append(how(self.model.policy))
+
+    learn(model, [UtilizationCallback(), HealthCallback(ignore=["kl_runaway"]), Snapshot()], iterations=2)
+    observations, actions = th.zeros(4, 3), th.zeros(4, 2)
+    for snapshot in snapshots:
+        values, _, _ = snapshot.evaluate_actions(observations, actions)
+        assert snapshot.evaluate_actions.__self__ is snapshot
+        assert th.isfinite(values).all()
+    assert not th.equal(parameters(model), th.cat([p.detach().flatten() for p in snapshots[-1].parameters()]))
+
+
+def test_hooks_are_gone_when_target_kl_has_stopped_an_update() -> None:
+    """Whoever takes gradients before the next rollout finds none of our hooks."""
+    model = make("ppo", target_kl=1e-6)
+    seen = []
+
+    class Before(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            seen.append([len(p._backward_hooks or {}) for p in self.model.policy.parameters()])
+
+    learn(model, [Before(), UtilizationCallback()], iterations=4)
+    assert len(seen) == 4
+    assert not any(any(counts) for counts in seen)
+
+
+@pytest.mark.parametrize("callback", [UtilizationCallback, HealthCallback])
+def test_inside_of_an_event_callback(callback: Any) -> None:
+    """SB3 does not tell children of rollouts: that is said instead of silently doing nothing."""
+    with pytest.warns(UserWarning, match=r"sees no updates inside.*beside"):
+        learn(make("ppo"), EveryNTimesteps(n_steps=10, callback=callback()))
 
 
 def test_two_learns_with_the_same_callbacks() -> None:
@@ -125,9 +239,9 @@ def test_two_learns_with_the_same_callbacks() -> None:
     numbers = []
     report = callback._log_clipped
 
-    def note(update: Any, now: float) -> None:
+    def note(update: Any) -> None:
         numbers.append(update.number)
-        report(update, now)
+        report(update)
 
     callback._log_clipped = note  # type: ignore[method-assign]  # to see it
     learn(model, callback)
@@ -242,6 +356,24 @@ def test_an_update_that_target_kl_stops() -> None:
     assert dumps[-1]["replay/reuse_mean"] < 1.0
 
 
+def test_observations_are_not_kept() -> None:
+    """Of all minibatches but the last, only three numbers for each sample stay until the update is over."""
+    model = make("ppo", observation="image", n_epochs=10)
+    held: list[int] = []
+    evaluate = model.policy.evaluate_actions
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        gc.collect()
+        batches = [t for t in gc.get_objects() if isinstance(t, th.Tensor) and t.dim() == 4 and len(t) == 16]
+        held.append(len(batches))
+        return evaluate(*args, **kwargs)
+
+    model.policy.evaluate_actions = spy
+    learn(model, UtilizationCallback(), iterations=1)
+    assert len(held) >= 40
+    assert max(held[5:40]) <= max(held[:5]) + 2
+
+
 # --- nothing waits for the device -----------------------------------------------------------------------------------------
 
 
@@ -261,10 +393,11 @@ def test_no_minibatch_waits_for_the_device() -> None:
     observer.watch()
     for sample in model.rollout_buffer.get(16):
         model.policy.evaluate_actions(sample)
-        observer._add_gradients([th.zeros(3, device="meta"), None, th.zeros(2, 2, device="meta")])
-    assert len(observer._minibatches) == 3
-    for taken, _ in observer._minibatches:
-        used_advantages(taken, normalize=True)
+        observer._add_gradient(0, th.zeros(3, device="meta"))
+        observer._add_gradient(2, th.zeros(2, 2, device="meta"))
+    assert len(observer._drawn) == 3
+    for drawn in observer._drawn:
+        used_advantages(drawn, normalize=True)
     with pytest.raises(RuntimeError, match="meta"):
         minibatch.advantages.mean().item()
 

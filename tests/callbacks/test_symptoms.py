@@ -2,7 +2,7 @@
 
 import pytest
 
-from sb3_gipo.callbacks.symptoms import RECOVERY, SYMPTOMS, Episodes, Numbers
+from sb3_gipo.callbacks.symptoms import RECOVERY, SYMPTOMS, Numbers, TroubleEpisodes
 
 # What a healthy run of GIPO on Meta-World shows.
 HEALTHY: dict[str, float] = {
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[Numbers, list[str], Numbers]] = {
 }
 
 
-def names(episodes: Episodes, numbers: Numbers, first: int, updates: int) -> list[tuple[str, int, int]]:
+def names(episodes: TroubleEpisodes, numbers: Numbers, first: int, updates: int) -> list[tuple[str, int, int]]:
     """:return: what is said: name, update at which it is said, update since when"""
     said = []
     for update in range(first, first + updates):
@@ -85,8 +85,8 @@ def test_every_symptom_has_a_case() -> None:
 
 def test_a_healthy_run_is_left_alone() -> None:
     """Nothing is said of healthy numbers, nor of a run of which hardly anything is known."""
-    assert names(Episodes(), HEALTHY, 1, 50) == []
-    assert names(Episodes(), {}, 1, 50) == []
+    assert names(TroubleEpisodes(), HEALTHY, 1, 50) == []
+    assert names(TroubleEpisodes(), {}, 1, 50) == []
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -94,18 +94,18 @@ def test_trouble_is_named_with_its_numbers(name: str) -> None:
     """The right symptom and no other, after its patience, since its first update, with the numbers in the words."""
     bad, words, inside = CASES[name]
     symptom = next(symptom for symptom in SYMPTOMS if symptom.name == name)
-    assert names(Episodes(), HEALTHY | dict(bad), 7, 30) == [(name, 6 + symptom.patience, 7)]
+    assert names(TroubleEpisodes(), HEALTHY | dict(bad), 7, 30) == [(name, 6 + symptom.patience, 7)]
     said = symptom.says(HEALTHY | dict(bad))
     assert said is not None
     for word in words:
         assert word in said
     assert symptom.remedy.endswith(".")
-    assert names(Episodes(), HEALTHY | dict(inside), 1, 30) == []
+    assert names(TroubleEpisodes(), HEALTHY | dict(inside), 1, 30) == []
 
 
 def test_patience() -> None:
     """One bad update fewer than the patience, again and again, is no trouble."""
-    episodes = Episodes()
+    episodes = TroubleEpisodes()
     bad = HEALTHY | {"utilization/dead_frac": 0.8}
     for first in range(1, 40, 3):
         assert names(episodes, bad, first, 2) == []
@@ -114,7 +114,7 @@ def test_patience() -> None:
 
 def test_once_for_each_episode() -> None:
     """While it lasts, with gaps too, nothing is repeated; after a recovery it is said again."""
-    episodes = Episodes()
+    episodes = TroubleEpisodes()
     bad = HEALTHY | {"utilization/dead_frac": 0.8}
     assert names(episodes, bad, 1, 20) == [("utilization_collapse", 3, 1)]
     assert names(episodes, HEALTHY, 21, RECOVERY - 1) == []
@@ -125,15 +125,30 @@ def test_once_for_each_episode() -> None:
     assert names(episodes, bad, 80, 20) == [("utilization_collapse", 82, 80)]
 
 
+def test_what_is_told_between_updates() -> None:
+    """It begins at once and goes on while it is told again, however seldom a round of updates sees it; once is enough."""
+    episodes = TroubleEpisodes()
+    said = 0
+    for update in range(1, 50):
+        said += episodes.tell("non_finite", update, update)
+        assert episodes.see(HEALTHY, update, update) == []
+        assert episodes.active == {"non_finite"}
+    assert said == 1
+    assert names(episodes, HEALTHY, 50, RECOVERY) == []
+    assert episodes.active == set()
+    assert episodes.tell("non_finite", 70, 70)
+    assert not TroubleEpisodes(()).tell("non_finite", 1, 1)  # not looked for
+
+
 def test_a_disaster_is_said_at_once() -> None:
     """One update that throws the policy away is enough: afterwards a dead policy no longer moves."""
     bad = HEALTHY | {"train/kl_previous": 50.0, "start_log_ratio_p95": 9.0}
-    assert names(Episodes(), bad, 1, 1) == [("kl_runaway", 1, 1)]
+    assert names(TroubleEpisodes(), bad, 1, 1) == [("kl_runaway", 1, 1)]
 
 
 def test_what_follows_from_a_cause_waits_until_the_cause_is_over() -> None:
     """Dead samples of a runaway are not reported beside it, but are when they stay after it."""
-    episodes = Episodes()
+    episodes = TroubleEpisodes()
     dead = HEALTHY | {"utilization/dead_frac": 0.8, "lag/abs_log_rho_p95": 9.0}
     runaway = dead | {"train/kl_previous": 50.0, "start_log_ratio_p95": 9.0}
     assert names(episodes, runaway, 1, 10) == [("kl_runaway", 1, 1)]

@@ -90,7 +90,7 @@ def test_refuses(tmp_path: Path, given: str, capsys: pytest.CaptureFixture[str])
     assert (sorted(os.listdir(tmp_path)), os.listdir(tmp_path / "empty")) == (before, [])
 
 
-@pytest.mark.parametrize("output", ["missing/x.html", "folder"])
+@pytest.mark.parametrize("output", ["missing/x.html", "folder", "/"])
 def test_page_cannot_be_written(log: Path, tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The verdict is printed all the same; exit code 2 says that the page is not there."""
     (tmp_path / "folder").mkdir()

@@ -1,8 +1,10 @@
 """Every log that SB3 leaves can be read, also the ones that a killed or resumed run leaves."""
 
+import io
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,7 +231,50 @@ def test_logs_of_others_and_empty_ones_are_passed_over(tmp_path: Path) -> None:
     write_events(tmp_path / "run", {"train/loss": RISING})
     logs = read_logs(tmp_path)
     assert [run.name for run in logs.runs] == ["run"]
-    assert sorted(logs.skipped) == ["empty: no scalars", "header: no scalars", "other: no SB3 key among epoch"]
+    assert sorted(logs.skipped) == ["empty: no scalars.", "header: no scalars.", "other: no SB3 key among epoch."]
+
+
+@pytest.mark.parametrize(("broken", "left"), [("events", {"train/std"}), ("progress.csv", {"train/loss"})])
+def test_a_file_that_cannot_be_read(broken: str, left: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and the other logs count."""
+    write_events(tmp_path / "good", {"train/loss": RISING})
+    write_events(tmp_path / "bad", {"train/loss": RISING})
+    write_csv(tmp_path / "bad", "time/total_timesteps,train/std", "100,1.0")
+    opened = io.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path).startswith(str(tmp_path / "bad" / broken)):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", refuse)  # what pathlib opens with; permissions do not hold for root
+    good, bad = sorted(read_logs(tmp_path).runs, key=lambda run: run.name, reverse=True)
+    assert (good.name, bad.name) == ("good", "bad")
+    assert any("cannot be read (Permission denied)" in note for note in bad.notes)
+    assert set(bad.curves) == left
+    assert good.notes == ()
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """TensorBoard takes no such path: it is said, and the other logs count."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    write_events(tmp_path / "good", {"train/loss": RISING})
+    for file in (tmp_path / "good").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    logs = read_logs(tmp_path)
+    assert "good" in [run.name for run in logs.runs]
+    assert len(logs.skipped) + len(logs.runs) == 2
+    assert all("cannot be read (its path is not UTF-8)" in line for line in logs.skipped)
+
+
+def test_a_name_too_long(tmp_path: Path) -> None:
+    """No file system takes it: words, not a traceback."""
+    with pytest.raises(NoLogError, match="cannot be a directory"):
+        read_logs(tmp_path / ("x" * 300))
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sb3_gipo.diagnosis.facts import Facts, Number, gather, window_mean, window_start
-from sb3_gipo.diagnosis.logs import read_logs
+from sb3_gipo.diagnosis.logs import Curve, Run, read_logs
 from sb3_gipo.diagnosis.questions import Answer, answer, part_of_old
 from tests.diagnosis.written import FALLING, FLAT, GIPO, LENGTH, PPO, RISING, SLOW, Values, run_of
 
@@ -38,13 +38,20 @@ def value(number: Number | None) -> float:
 
 
 def test_window() -> None:
-    """Steps 100 ... 2000: the last fifth of the 1900 between begins at 1620, so that four values are in it."""
+    """Logged at 100 ... 2000, a run has 2000 steps: its last fifth begins after 1600, so that four values are in it."""
     run = run_of({"train/loss": RISING, "train/early": RISING[:10]})
-    assert (window_start(run), window_start(run, 2)) == (1620, 1240)
+    assert (window_start(run), window_start(run, 2)) == (1600, 1200)
     assert window_mean(run, "train/loss") == np.mean([16, 17, 18, 19])
     assert window_mean(run, "train/early") is None
     assert window_mean(run, "train/missing") is None
     assert window_mean(run_of({"train/loss": [3.0]}), "train/loss") == 3
+
+
+def test_window_of_a_continued_run() -> None:
+    """A log from 10,100 to 12,000 in steps of 100 is of 2000 steps, not of 12,000."""
+    steps = np.arange(10_100, 12_001, 100.0)
+    run = Run("run", Path("run"), {"train/loss": Curve(steps, np.arange(20.0))})
+    assert window_start(run) == 11_600
 
 
 def test_numbers_of_a_run() -> None:
@@ -131,9 +138,9 @@ def test_uses() -> None:
 def test_ages_in_the_order_of_their_age() -> None:
     """Labels as the callback writes them; a bucket without its counterpart is left out."""
     keys = {"by_age/frac/4-7": 0.5, "by_age/share/4-7": 0.1, "by_age/frac/0": 0.2, "by_age/share/0": 0.4}
-    keys |= {"by_age/frac/16+": 0.3, "by_age/share/16+": 0.5, "by_age/frac/1": 0.3, "by_age/stored_frac/2-3": 0.3}
+    keys |= {"by_age/frac/16-31": 0.3, "by_age/share/16-31": 0.5, "by_age/frac/1": 0.3, "by_age/stored_frac/2-3": 0.3}
     ages = facts_of(keys).ages
-    assert [tuple(age) for age in ages] == [("0", 0, 0.2, 0.4), ("4-7", 7, 0.5, 0.1), ("16+", None, 0.3, 0.5)]
+    assert [tuple(age) for age in ages] == [("0", 0, 0.2, 0.4), ("4-7", 7, 0.5, 0.1), ("16-31", 31, 0.3, 0.5)]
 
 
 def test_symptoms() -> None:

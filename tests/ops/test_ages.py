@@ -22,7 +22,7 @@ def test_buckets_by_hand() -> None:
 def test_powers_of_two_are_exact(power: int) -> None:
     """Where a rounded logarithm would put a gap on the wrong side of a border, the bucket is right."""
     gaps = th.tensor([2**power - 1, 2**power, 2**power + 1], dtype=th.int64)
-    assert age_bucket(gaps).tolist() == [power, power + 1, power + 1 + (power == 0)]
+    assert age_bucket(gaps).tolist() == [power, power + 1, power + 1]
 
 
 @PROPERTY

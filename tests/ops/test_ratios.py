@@ -44,11 +44,14 @@ def test_trust_of_the_others() -> None:
 
 
 def test_trust_far_outside() -> None:
-    """Beyond the bound of GIPO's ratio PPO's multiplier is still wholly trusted, and nothing is above 1."""
-    log_ratio = th.tensor([30.0, -30.0, 60.0])
-    advantages = th.tensor([-1.0, 1.0, -1.0])
-    multiplier = surrogates.ppo_clip(log_ratio, advantages, clip_range=0.2).multiplier
-    assert trust(multiplier, log_ratio).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    """Beyond +-20 the ratio is clamped, in the multiplier and here: what is left is omega, 1 for no-clip, never above 1."""
+    log_ratio = th.tensor([30.0, -30.0, 21.0], dtype=th.float64)
+    advantages = th.tensor([-1.0, 1.0, -1.0], dtype=th.float64)
+    assert trust(surrogates.no_clip(log_ratio, advantages).multiplier, log_ratio).tolist() == pytest.approx([1.0] * 3)
+    cauchy = surrogates.gipo(log_ratio, advantages, sigma=0.4, kernel="cauchy").multiplier
+    assert trust(cauchy, log_ratio).tolist() == pytest.approx([1 / (1 + 50.0**2)] * 3)
+    clip = surrogates.ppo_clip(log_ratio, advantages, clip_range=0.2).multiplier
+    assert trust(clip, log_ratio).tolist() == pytest.approx([1.0, math.exp(-10.0), 1.0])  # PPO's ratio itself is not clamped
     assert trust(th.tensor([2.0]), th.tensor([0.0])).item() == 1.0
 
 
