@@ -157,6 +157,23 @@ def test_gipo_with_replay(surrogate: str, ratio_level: Any, monkeypatch: pytest.
     assert wanted["utilization/dead_frac_if_clipped"] > 0.02
     check_histograms(dump, seen, surrogate)
     check_last_minibatch(model, seen, surrogate)
+    if ratio_level == "joint":
+        check_gradient_norms(model, noted[-1][0], dump, surrogate)
+
+
+def check_gradient_norms(model: Any, batch: Any, dump: dict[str, Any], surrogate: str) -> None:
+    """Norm of ``mean of w A grad log pi`` over the samples of each age in the last minibatch, with ``w`` and ``A`` by hand."""
+    log_prob = model.policy.evaluate_actions(batch.observations, batch.actions)[1]
+    advantages = used(batch.advantages).tolist()
+    ratios = (log_prob - batch.old_log_prob).tolist()
+    gaps = batch.version_gap.tolist()
+    samples = [Sample(x, a, gap) for x, a, gap in zip(ratios, advantages, gaps, strict=True)]
+    for label in {bucket(gap) for gap in gaps}:
+        weights = [multiplier(s, surrogate, 0.5) * s.advantage * (bucket(s.gap) == label) for s in samples]
+        loss = -(th.tensor(weights) * log_prob).mean()
+        gradients = th.autograd.grad(loss, list(model.policy.parameters()), allow_unused=True, retain_graph=True)
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients if g is not None))
+        assert dump[f"by_age/policy_grad_norm/{label}"] == pytest.approx(norm, rel=2e-3, abs=1e-6), label
 
 
 def check_histograms(dump: dict[str, Any], seen: Seen, surrogate: str) -> None:
