@@ -178,7 +178,7 @@ def test_an_environment_that_returns_what_is_not_finite(algorithm: Any, what: st
     assert report.batch is not None
     with np.load(report.batch) as saved:
         assert saved["actions"].shape == (1,)
-    assert ended_by is not None or normalize  # SB3's VecNormalize clips what is infinite
+    assert ended_by is not None or algorithm is PPO  # which may train on
 
 
 def test_a_solved_cartpole_is_healthy() -> None:
