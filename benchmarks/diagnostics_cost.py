@@ -1,7 +1,7 @@
 """
 What the callbacks cost: the same training run with and without them, in turns, on Meta-World.
 
-    python benchmarks/diagnostics_cost.py     # about half an hour; prints a table, leaves results/diagnostics_cost.json
+    python benchmarks/diagnostics_cost.py     # a quarter of an hour; prints a table, leaves results/diagnostics_cost.json
 
 Every pair is one run without and one with callbacks, one right after the other, in an order that changes from pair to pair;
 what counts is the median over pairs of the ratio of their times. Both runs of a pair do the same work: they agree bit for bit.
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=51_000, help="environment steps of a run: 51 updates, 5 histograms, 1 picture"
     )
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "diagnostics_cost.json")
     args = parser.parse_args()
     th.set_num_threads(1)

@@ -2,7 +2,7 @@
 See what PPO's clip does to stale data, and what GIPO does: the same replay-heavy run twice, with ``surrogate="ppo_clip"`` and
 with ``surrogate="gipo"``.
 
-    python examples/stale_replay.py                                                    # trains (about 3 min), then draws
+    python examples/stale_replay.py                                                    # trains (5 min), then draws
     python examples/stale_replay.py --seeds 0 1 2 --workers 2                          # what the stored data come from
     python examples/stale_replay.py --from-data benchmarks/results/stale_replay.json   # only draws the stored data
 
@@ -148,6 +148,7 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.from_data is None:
+        print(f"Training {len(args.seeds) * len(SURROGATES)} runs of {args.steps} steps; each is logged in {args.folder} ...")
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             jobs = [
                 pool.submit(train, args.env, surrogate, seed, args.steps, args.folder)

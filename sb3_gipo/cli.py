@@ -20,7 +20,14 @@ PRINTED = 4
 WRONG_INPUT = 2
 # a shell's own code for a program ended by Ctrl-C
 INTERRUPTED = 130
-COLOURS = {"switch": "green", "keep": "green", "worth a trial": "yellow", "adjust": "yellow", "measure first": "blue"}
+COLOURS = {
+    "mend first": "red",
+    "switch": "green",
+    "keep": "green",
+    "worth a trial": "yellow",
+    "adjust": "yellow",
+    "measure first": "blue",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,6 +101,8 @@ def _print(console: Console, diagnoses: Sequence[Diagnosis], skipped: Sequence[s
     console.print(
         f"Numbers are means over the last {100 * WINDOW:.0f} % of the environment steps.", style="dim", highlight=False
     )
+    if len(diagnoses) > PRINTED:
+        console.print("The page has the numbers, settings and plots of each run.", style="dim", highlight=False)
     for line in skipped:
         console.print(f"Passed over: {line}", style="dim", markup=False, highlight=False)
 

@@ -391,9 +391,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         if how.clip_range_vf is not None:
             logged["train/clip_range_vf"] = how.clip_range_vf
         if self.surrogate == "gipo":
-            logged["train/sigma"] = self._trust_width("sigma")
-            if self.sigma_neg is not None:
-                logged["train/sigma_neg"] = self._trust_width("sigma_neg")
+            widths = [name for name in ("sigma", "sigma_neg") if getattr(self, name) is not None]
+            logged.update({f"train/{name}": self._trust_width(name) for name in widths})
         if self.replay_buffer is not None:
             logged.update({f"replay/{name}": value for name, value in self.replay_buffer.statistics().items()})
         for name, value in logged.items():

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from sb3_gipo.rollouts.types import Observation, map_observation, observation_pa
 NAMES: tuple[str, ...] = tuple(symptom.name for symptom in SYMPTOMS)
 # A constant reward is trouble when it was all that so many episodes (or, where episodes do not end, steps) had to offer.
 ENOUGH_EPISODES, ENOUGH_STEPS = 20, 50_000
+PACKAGES = ("sb3_gipo", "stable_baselines3", "sb3_contrib")
 _NON_FINITE = next(symptom for symptom in SYMPTOMS if symptom.name == "non_finite")
 
 
@@ -145,6 +147,8 @@ class HealthCallback(UpdateCallback):
         }
         numbers = logged | update.metrics | as_numbers(more)
         numbers["minibatches"] = len(update.grad_norms) + logged.get("train/skipped_steps", 0.0)
+        if self._rewards.undecided:  # without any reward all else follows from that: first see whether there is one
+            numbers = {key: value for key, value in numbers.items() if not math.isfinite(value)}
         numbers["no_reward"] = float(self._rewards.teaches_nothing)
         numbers["reward"] = self._rewards.constant or 0.0
         # With some actions forbidden, how much choice is left depends on the state; of squashed actions SB3 logs an estimate
@@ -174,13 +178,13 @@ class HealthCallback(UpdateCallback):
         for part in observation_parts(value):
             if part.dtype.kind == "f" and not np.isfinite(part).all():
                 index = first + int(np.flatnonzero(~np.isfinite(part.reshape(len(part), -1)).all(axis=1))[0])
-                words = f"environment {index} returned {what} that is not finite"
+                words = f"environment {index}: the environment returned {what} that is not finite"
                 self._report_non_finite(words, BROKEN_STEP, step_arrays(self.locals, index))
 
     def _on_failure(self, error: Exception, arrays: Arrays) -> None:
         """An exception is about to end the run: of a step or an update that was not finite, or of something else."""
         if isinstance(error, NonFiniteStepError):
-            self._report_non_finite(str(error), BROKEN_STEP, arrays)
+            self._report_non_finite(error.summary, BROKEN_STEP, arrays)
         elif isinstance(error, NonFiniteUpdateError):
             self._report_non_finite(str(error), _NON_FINITE.remedy, arrays)
         elif not all(bool(th.isfinite(parameter).all()) for parameter in self.model.policy.parameters()):
@@ -214,7 +218,7 @@ class HealthCallback(UpdateCallback):
         self._must_stop |= sighting.name in self.stop_on
         if self.on_report is not None:
             self.on_report(report)
-        warnings.warn(message, HealthWarning, stacklevel=2)
+        warnings.warn(message, HealthWarning, stacklevel=_level_of_the_user())
 
     def _save(self, name: str, arrays: Arrays) -> pathlib.Path:
         assert self.save_path is not None
@@ -227,6 +231,14 @@ class HealthCallback(UpdateCallback):
         return path
 
 
+def _level_of_the_user() -> int:
+    """Where a warning should point: the first line above ours and SB3's, where ``learn`` was called."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PACKAGES:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 class RewardSignal:
     """Whether the rewards of a run can tell one action from another."""
 
@@ -235,6 +247,11 @@ class RewardSignal:
         self.varies = False  # in this rollout
         self._episodes = self._steps = 0  # with nothing but that reward
         self._ever_ended = False  # any episode, before its time
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing but zeros was seen, and not enough of them to say so."""
+        return self.constant == 0.0 and not self.varies and not self.teaches_nothing
 
     @property
     def teaches_nothing(self) -> bool:

@@ -23,6 +23,8 @@ ENTROPY = 0.02  # see `relative_entropy`
 OLD_FRAC, OLD_SHARE = 0.3, 0.25  # old samples are so many, but give less than this part of their number
 EXPLAINED = 0.05  # train/explained_variance
 SKIPPED = 0.5  # part of the minibatches without a finite gradient
+# What may follow from something worse is said only when that had the time to show.
+PATIENCE_WITH_WHAT_FOLLOWS = 6
 # Trouble comes in bursts: it is over when it has been gone for this many updates in a row.
 RECOVERY = 10
 
@@ -168,7 +170,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "`kl_coef` above 0 and `sigma` at 1 or below.",
         patience=2,
         urgent=_disaster,
-        explains=("heavy_ratio_tail", "utilization_collapse", "replay_too_old", "value_not_explaining"),
+        explains=("heavy_ratio_tail", "utilization_collapse", "replay_too_old", "entropy_collapse", "value_not_explaining"),
     ),
     Symptom(
         "sigma_too_narrow",
@@ -187,6 +189,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         _heavy_tail,
         "Keep less (`replay_capacity`, `max_policy_lag`), take fewer or smaller steps (`gradient_steps`, `learning_rate`), or "
         "hold the policy closer to its data (`kl_coef`).",
+        patience=PATIENCE_WITH_WHAT_FOLLOWS,
         explains=("replay_too_old",),
     ),
     Symptom(
@@ -194,18 +197,21 @@ SYMPTOMS: tuple[Symptom, ...] = (
         _collapse,
         'With PPO-clip: take fewer epochs or a lower `learning_rate`, or use GIPO (`surrogate="gipo"`), which damps such '
         "samples instead of dropping them. With GIPO: raise `sigma`, or keep less (`replay_capacity`).",
+        patience=PATIENCE_WITH_WHAT_FOLLOWS,
     ),
     Symptom(
         "replay_too_old",
         _old,
         "Keep less (`replay_capacity`, `max_policy_lag`): the oldest rollouts cost time and teach nothing. Or slow the policy "
         "down (`learning_rate`, `kl_coef`), so that they stay useful.",
+        patience=PATIENCE_WITH_WHAT_FOLLOWS,
     ),
     Symptom(
         "entropy_collapse",
         _entropy,
         "Raise `ent_coef`, lower `learning_rate`, or start with more noise (`policy_kwargs={'log_std_init': ...}`). Where the "
         "task is solved, this is no trouble.",
+        patience=PATIENCE_WITH_WHAT_FOLLOWS,
     ),
     Symptom(
         "value_not_explaining",

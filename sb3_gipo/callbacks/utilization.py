@@ -26,6 +26,12 @@ from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 # Only TensorBoard can show these, or only there they do not drown everything else.
 PICTURES = ("stdout", "log", "json", "csv")
 DETAILS = ("stdout", "log")
+# Without a replay these are zeros, or what another line says already: not for the table on the screen.
+SAID_ALREADY = {
+    *(f"lag/version_gap_{name}" for name in ("mean", "min", "max")),
+    *("lag/old_frac", "utilization/old_share", "utilization/dead_frac_if_clipped", "utilization/suppressed_frac"),
+    *("utilization/trust_below_0.1", "utilization/trust_below_0.5", "replay/replayed_frac", "train/kl_previous"),
+}
 
 
 class UtilizationCallback(UpdateCallback):
@@ -51,7 +57,7 @@ class UtilizationCallback(UpdateCallback):
     def __init__(
         self,
         histogram_freq: int = 10,
-        figure_freq: int = 50,
+        figure_freq: int = 40,
         by_age: bool = True,
         eps_w: float = EPS_W,
         eps_c: float = EPS_C,
@@ -117,7 +123,7 @@ class UtilizationCallback(UpdateCallback):
         """What GIPO logs by itself."""
         model: Any = self.model
         for key, value in update.metrics.items():
-            self.logger.record(key, value)
+            self.logger.record(key, value, exclude=DETAILS if key in SAID_ALREADY else None)
         size = model.rollout_buffer.buffer_size * model.n_envs
         self.logger.record("replay/reuse_mean", len(update.samples.version_gap) / size)
         if self._clock is not None:
@@ -156,6 +162,7 @@ class UtilizationCallback(UpdateCallback):
 
     def _log(self, metrics: Metrics, quiet: str | None = None) -> None:
         """:param quiet: keys that begin so are not printed"""
+        has_ages = isinstance(self.model, ReplayOnPolicyAlgorithm)
         for key, value in as_numbers(metrics).items():
-            is_quiet = quiet is not None and key.startswith(quiet)
+            is_quiet = (quiet is not None and key.startswith(quiet)) or (key in SAID_ALREADY and not has_ages)
             self.logger.record(key, value, exclude=DETAILS if is_quiet else None)

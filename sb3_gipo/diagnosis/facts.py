@@ -110,6 +110,8 @@ class Facts:
     :param size: transitions in the replay
     :param rollouts: rollouts in the replay
     :param ages: how many samples of each age there were and what they contributed, youngest first
+    :param iterations: that logged an update
+    :param divergence: from the policy at the start of an update
     :param symptoms: the ``health/`` flags that were raised, each with the share of the iterations
     """
 
@@ -130,6 +132,8 @@ class Facts:
     size: Number | None = None
     rollouts: Number | None = None
     ages: tuple[Age, ...] = ()
+    iterations: int = 0
+    divergence: Number | None = None
     symptoms: tuple[Number, ...] = ()
 
 
@@ -192,6 +196,8 @@ def gather(run: Run) -> Facts:
         size=number("transitions in the replay", "replay/size"),
         rollouts=number("rollouts in the replay", "replay/rollouts"),
         ages=_ages(run),
+        iterations=max((len(curve.steps) for key, curve in run.curves.items() if key.startswith("train/")), default=0),
+        divergence=number("divergence of one update", "train/approx_kl"),
         symptoms=tuple(
             flag for key in run.curves if key.startswith("health/") if (flag := number(key, key, True)) and flag.value > 0
         ),

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from sb3_gipo.callbacks.symptoms import HEAVY_TAIL, KL_RUNAWAY, SYMPTOMS
 from sb3_gipo.diagnosis.facts import Facts, gather
 from sb3_gipo.diagnosis.logs import Run
 from sb3_gipo.diagnosis.questions import FULL_PART, STALE_DRIFT, Answers, answer, part_of_old
@@ -21,7 +22,22 @@ ENOUGH_OF_AN_AGE = 0.01
 # Four fifths of the time on one side: then the other side is nearly free.
 LOPSIDED = 0.8
 
-Word = Literal["switch", "worth a trial", "little to gain", "measure first", "keep", "adjust", "does not apply", "cannot tell"]
+# A run with fewer updates in its log has not shown anything yet.
+ENOUGH_ITERATIONS = 5
+# Trouble that was there in half of the last iterations is the state of the run, not an episode.
+MOSTLY = 0.5
+
+Word = Literal[
+    "mend first",
+    "switch",
+    "worth a trial",
+    "little to gain",
+    "measure first",
+    "keep",
+    "adjust",
+    "does not apply",
+    "cannot tell",
+]
 
 MEASURE = """\
 from sb3_gipo import UtilizationCallback
@@ -68,7 +84,7 @@ class Diagnosis(NamedTuple):
             return ""
         lines = [f"    {setting.name}={setting.value}," for setting in self.settings]
         head = "from sb3_gipo import GIPO  # was: from stable_baselines3 import PPO\n\n"
-        kept = "policy,  # as before, and so are all other arguments; without action masks or LSTM, which GIPO has not yet"
+        kept = "policy,  # as before, and so are all other arguments\n    # (action masks and recurrent policies: not yet)"
         if self.facts.algorithm == "GIPO":
             head = "from sb3_gipo import GIPO\n\n"
             kept = "policy,  # as before, and so are all other arguments"
@@ -82,6 +98,14 @@ def diagnose(run: Run) -> Diagnosis:
     """
     facts = gather(run)
     answers = answer(facts)
+    if facts.algorithm in ("GIPO", "PPO"):
+        trouble = _trouble(facts)
+        if trouble:
+            why = f"The run is not well, and no other setting helps before that is mended. {' '.join(trouble)}"
+            return Diagnosis(run, facts, answers, "mend first", why, ())
+        if facts.iterations < ENOUGH_ITERATIONS:
+            why = f"Only {facts.iterations} updates are logged: train for longer, or see why the run ended so soon."
+            return Diagnosis(run, facts, answers, "cannot tell", why, ())
     if facts.algorithm == "GIPO":
         settings, changes = _settings_of_gipo(facts, answers)
         word, why = _verdict_on_settings(facts, changes)
@@ -89,8 +113,23 @@ def diagnose(run: Run) -> Diagnosis:
     if facts.algorithm != "PPO":
         return Diagnosis(run, facts, answers, *_other_algorithm(facts), ())
     word, why, lacks = _verdict_on_switching(facts, answers)
-    settings = _settings_for_ppo(facts, with_replay=answers.scarce.word != "no")
+    settings = () if word == "little to gain" else _settings_for_ppo(facts)
     return Diagnosis(run, facts, answers, word, why, settings, MEASURE if lacks else "")
+
+
+def _trouble(facts: Facts) -> list[str]:
+    """What ``HealthCallback`` flagged at the end of the run, or would have, with its advice; causes first."""
+    flagged = {symptom.key.removeprefix("health/") for symptom in facts.symptoms if symptom.value >= MOSTLY}
+    if facts.divergence is not None and facts.divergence.value > KL_RUNAWAY:
+        flagged.add("kl_runaway")
+    if facts.drift is not None and facts.drift.kind == "measured" and facts.drift.value > HEAVY_TAIL:
+        flagged.add("heavy_ratio_tail")
+    told, explained = [], set[str]()
+    for symptom in SYMPTOMS:
+        if symptom.name in flagged and symptom.name not in explained:
+            told.append(f"{symptom.name.replace('_', ' ').capitalize()}: {symptom.remedy}")
+            explained |= set(symptom.explains)
+    return told
 
 
 def _other_algorithm(facts: Facts) -> tuple[Word, str]:
@@ -120,23 +159,22 @@ def _verdict_on_switching(facts: Facts, answers: Answers) -> tuple[Word, str, bo
         why = f"Whether data are scarce decides, and the log does not tell: {'; '.join(remedies)}.{clipped}"
         return "measure first", why, untimed
     if clipping == "yes":
-        why = "Data are not scarce, so a replay has little to give; but much of each batch is without a gradient."
-        return "worth a trial", f"{why} Try GIPO's weight in place of the clip.", not exact
+        why = "Data are not scarce; but much of each batch is without a gradient, which GIPO's weight leaves it."
+        return "worth a trial", why, not exact
     if clipping == "cannot tell":
         return (
             "measure first",
             "Data are not scarce; whether clipping costs much is not logged: add UtilizationCallback().",
             True,
         )
-    return "little to gain", "Data are not scarce, and clipping leaves most of the gradient: stay with PPO.", False
+    why = "Data are not scarce, and clipping leaves most of the gradient: to run PPO for longer is simpler than any change."
+    return "little to gain", f"{why} Where the number of steps counts and not their time, try GIPO at its defaults.", False
 
 
-def _settings_for_ppo(facts: Facts, with_replay: bool) -> tuple[Setting, ...]:
+def _settings_for_ppo(facts: Facts) -> tuple[Setting, ...]:
     sigma = Setting(
         "sigma", str(DEFAULT_SIGMA), "GIPO's default; PPO's log cannot measure replayed data: diagnose GIPO's own log"
     )
-    if not with_replay:
-        return sigma, Setting("replay_capacity", "None", "steps are cheap: each is used in one update, as by PPO")
     uses = f", instead of {facts.uses.value:.3g} passes in one update" if facts.uses else ""
     return (
         sigma,
@@ -177,7 +215,7 @@ def _settings_of_gipo(facts: Facts, answers: Answers) -> tuple[tuple[Setting, ..
 def _sigma(facts: Facts, lost: bool, changes: list[str]) -> Setting:
     """Wider where the tail is cut off and much is lost with it; narrower where the tail is let in and the return falls."""
     now = facts.sigma.value if facts.sigma else None
-    kept = DEFAULT_SIGMA if now is None else round(now, 2)
+    kept = DEFAULT_SIGMA if now is None else float(f"{now:.3g}")
     if not facts.replays or facts.drift is None:
         return Setting("sigma", str(kept), "the drift of replayed data is not measured: left as it is")
     if facts.drift.value < STALE_DRIFT:

@@ -35,12 +35,14 @@ class NonFiniteStepError(ValueError):
     An environment or the policy returned a number that is not finite; the unfinished rollout was dropped.
 
     :param message: what happened and what to do
+    :param summary: what was not finite, in a few words
     :param environment: index of the environment
     :param step: of each array of the step that is known, the row of this environment
     """
 
-    def __init__(self, message: str, environment: int, step: dict[str, np.ndarray]) -> None:
+    def __init__(self, message: str, summary: str, environment: int, step: dict[str, np.ndarray]) -> None:
         super().__init__(message)
+        self.summary = summary
         self.environment = environment
         self.step = step
 
@@ -128,10 +130,12 @@ class StepGuard(BaseCallback):
     def _stop(self, what: str, index: int, source: str) -> None:
         self._normalizer.restore(self._normalizer_state)
         self.model._last_obs = None  # the next `learn` resets the environments
+        summary = f"environment {index}: {source} returned {what} that is not finite"
         raise NonFiniteStepError(
-            f"Environment {index}: {source} returned {what} that is not finite, at step {self._step} of this rollout "
+            f"{summary.capitalize()}, at step {self._step} of this rollout "
             f"({self.num_timesteps} timesteps). The unfinished rollout was dropped, everything learnt and stored before it is "
             "kept. Wrap the environment in `VecCheckNan` to see which action led there.",
+            summary,
             index,
             step_arrays(self.locals, index),
         )

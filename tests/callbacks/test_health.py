@@ -248,7 +248,7 @@ def only(name: str) -> list[str]:
     [
         ("utilization_collapse", "ppo", {"learning_rate": 0.1, "n_epochs": 10}),
         ("utilization_collapse", "gipo", {"learning_rate": 0.1, "sigma": 0.1}),
-        ("heavy_ratio_tail", "recurrent", {"learning_rate": 0.3}),
+        ("heavy_ratio_tail", "ppo", {"learning_rate": 0.1, "n_epochs": 10}),
         ("heavy_ratio_tail", "gipo", {"learning_rate": 0.1}),
         ("replay_too_old", "gipo", {"learning_rate": 0.02, "sigma": 0.03, "kl_coef": 0.0, "old_threshold": 1}),
         ("entropy_collapse", "ppo", {"action": "discrete", "learning_rate": 0.0}),
@@ -378,9 +378,28 @@ def test_what_ppo_meets_outside_of_a_step() -> None:
             "MlpPolicy", DummyVecEnv([lambda w=wrapper: w(gym.make("Pendulum-v1"))]), n_steps=256, n_epochs=1, device="cpu"
         )
         callback = HealthCallback(ignore=only("non_finite"))
-        with pytest.warns(HealthWarning, match=f"environment 0 returned {words}"), contextlib.suppress(ValueError):
+        with (
+            pytest.warns(HealthWarning, match=f"environment 0: the environment returned {words}"),
+            contextlib.suppress(ValueError),
+        ):
             model.learn(256, callback=callback)
         assert callback.reports[0].timesteps == at
+
+
+def test_a_warning_points_to_the_users_line() -> None:
+    """Not into our files, nor into SB3's."""
+    model = make("ppo", learning_rate=10.0)
+    with pytest.warns(HealthWarning) as caught, contextlib.suppress(ValueError):
+        model.learn(1_000, callback=HealthCallback())
+    assert {Path(warning.filename).name for warning in caught if warning.category is HealthWarning} == {"test_health.py"}
+
+
+def test_zero_rewards_come_before_what_follows_from_them() -> None:
+    """While nothing but zeros was seen, and too few to say so, nothing else is said either."""
+    callback = HealthCallback()
+    train(GIPO, "Pendulum-v1", 6_000, "zero reward", 0, callback, n_steps=256, learning_rate=3e-3)
+    assert said(callback)[0] == "no_reward_signal"
+    assert callback.reports[0].timesteps >= 20 * 200
 
 
 def test_a_callback_for_two_models() -> None:

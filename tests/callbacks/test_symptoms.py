@@ -107,22 +107,22 @@ def test_patience() -> None:
     """One bad update fewer than the patience, again and again, is no trouble."""
     episodes = TroubleEpisodes()
     bad = HEALTHY | {"utilization/dead_frac": 0.8}
-    for first in range(1, 40, 3):
-        assert names(episodes, bad, first, 2) == []
-        assert names(episodes, HEALTHY, first + 2, 1) == []
+    for first in range(1, 60, 6):
+        assert names(episodes, bad, first, 5) == []
+        assert names(episodes, HEALTHY, first + 5, 1) == []
 
 
 def test_once_for_each_episode() -> None:
     """While it lasts, with gaps too, nothing is repeated; after a recovery it is said again."""
     episodes = TroubleEpisodes()
     bad = HEALTHY | {"utilization/dead_frac": 0.8}
-    assert names(episodes, bad, 1, 20) == [("utilization_collapse", 3, 1)]
+    assert names(episodes, bad, 1, 20) == [("utilization_collapse", 6, 1)]
     assert names(episodes, HEALTHY, 21, RECOVERY - 1) == []
     assert episodes.active == {"utilization_collapse"}
     assert names(episodes, bad, 40, 20) == []
     assert names(episodes, HEALTHY, 60, RECOVERY) == []
     assert episodes.active == set()
-    assert names(episodes, bad, 80, 20) == [("utilization_collapse", 82, 80)]
+    assert names(episodes, bad, 80, 20) == [("utilization_collapse", 85, 80)]
 
 
 def test_what_is_told_between_updates() -> None:
