@@ -69,7 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="MetaWorld/reach-v3")
     parser.add_argument(
-        "--steps", type=int, default=51_000, help="environment steps of a run: 51 updates, 5 histograms, 1 picture"
+        "--steps", type=int, default=41_000, help="environment steps of a run: 41 updates, 4 histograms, 1 picture"
     )
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "diagnostics_cost.json")
