@@ -71,14 +71,17 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=41_000, help="environment steps of a run: 41 updates, 4 histograms, 1 picture"
     )
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "diagnostics_cost.json")
     args = parser.parse_args()
     th.set_num_threads(1)
     run("GIPO", [UtilizationCallback(figure_freq=1)], args.env, 4000)  # imports and first calls do not count
-    rows = []
+    # what was measured of other algorithms stays, so that these may be measured one by one
+    before = json.loads(args.output.read_text())["rows"] if args.output.exists() else []
+    rows: list[dict[str, Any]] = [row for row in before if row["algorithm"] not in args.algorithms]
     print("| algorithm | callbacks | seconds without | median cost | of the pairs |\n|---|---|---|---|---|")
-    for algorithm in ALGORITHMS:
+    for algorithm in args.algorithms:
         for name, kinds in CALLBACKS.items():
             pairs = measure(algorithm, kinds, args)
             costs = [watched / alone - 1 for alone, watched in pairs]

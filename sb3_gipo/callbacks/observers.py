@@ -7,6 +7,7 @@ the same run, bit for bit.
 
 import copy
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -264,7 +265,7 @@ class ClipObserver:
         model: Any = self._model()
         clip_range = float(model.clip_range(model._current_progress_remaining))
         surrogate = partial(surrogates.ppo_clip, clip_range=clip_range)
-        used = [used_advantages(drawn, model.normalize_advantage) for drawn in self._drawn]
+        used = used_advantages(self._drawn, model.normalize_advantage)
         samples = self._samples(used, surrogate)
         assert self._evaluate_last is not None
         last = LastMinibatch(
@@ -288,11 +289,12 @@ class ClipObserver:
 
     def _samples(self, used: list[th.Tensor], surrogate: surrogates.Surrogate) -> UpdateSamples:
         """Minibatches one after the other, without padding. PPO's data are never older than the update: the gap is 0."""
-        masks = [valid_samples(drawn) for drawn in self._drawn]
-        ratios = [drawn.log_prob - drawn.old_log_prob for drawn in self._drawn]
-        parts = zip(ratios, used, masks, strict=True)
-        kept = [(ratio, a) if mask is None else (ratio[mask], a[mask]) for ratio, a, mask in parts]
-        log_ratio, advantages = th.cat([ratio for ratio, _ in kept]), th.cat([a for _, a in kept])
+        log_ratio = th.cat([drawn.log_prob for drawn in self._drawn]) - th.cat([drawn.old_log_prob for drawn in self._drawn])
+        advantages = th.cat(used)
+        masks = [mask for mask in map(valid_samples, self._drawn) if mask is not None]
+        if masks:
+            kept = th.cat(masks)
+            log_ratio, advantages = log_ratio[kept], advantages[kept]
         gap = th.zeros_like(log_ratio, dtype=th.int64)
         multiplier = surrogate(log_ratio, advantages).multiplier
         return UpdateSamples(multiplier, advantages, log_ratio, gap, log_ratio, log_ratio, gap)
@@ -340,14 +342,30 @@ def valid_samples(drawn: Drawn) -> th.Tensor | None:
     return None if drawn.mask is None else drawn.mask > 1e-8
 
 
-def used_advantages(drawn: Drawn, normalize: bool) -> th.Tensor:
+def used_advantages(drawn: list[Drawn], normalize: bool) -> list[th.Tensor]:
     """
-    :param drawn: minibatch
+    :param drawn: minibatches of an update
     :param normalize: ``normalize_advantage`` of the model
-    :return: advantages as PPO's surrogate uses them, in the same operations and so in the same bits [B]
+    :return: advantages of each as PPO's surrogate uses them [B]
     """
-    mask = valid_samples(drawn)
-    data = drawn.advantages if mask is None else drawn.advantages[mask]
-    if not normalize or len(data) < 2:
-        return drawn.advantages
-    return (drawn.advantages - data.mean()) / (data.std() + 1e-8)
+    if not normalize:
+        return [one.advantages for one in drawn]
+    used: dict[int, th.Tensor] = {}
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for number, one in enumerate(drawn):
+        if one.mask is None:
+            by_size[len(one.advantages)].append(number)
+        else:
+            used[number] = _normalized(one.advantages, one.advantages[one.mask > 1e-8])
+    for size, numbers in by_size.items():  # all of one size at once
+        stacked = th.stack([drawn[number].advantages for number in numbers])
+        rows = _normalized(stacked, stacked) if size > 1 else stacked
+        used.update(zip(numbers, rows.unbind(), strict=True))
+    return [used[number] for number in range(len(drawn))]
+
+
+def _normalized(advantages: th.Tensor, data: th.Tensor) -> th.Tensor:
+    """PPO's normalization by the mean and deviation of ``data``, row by row."""
+    if data.shape[-1] < 2:
+        return advantages
+    return (advantages - data.mean(dim=-1, keepdim=True)) / (data.std(dim=-1, keepdim=True) + 1e-8)

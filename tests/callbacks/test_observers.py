@@ -399,8 +399,7 @@ def test_no_minibatch_waits_for_the_device() -> None:
         observer._add_gradient(0, th.zeros(3, device="meta"))
         observer._add_gradient(2, th.zeros(2, 2, device="meta"))
     assert len(observer._drawn) == 3
-    for drawn in observer._drawn:
-        used_advantages(drawn, normalize=True)
+    used_advantages(observer._drawn, normalize=True)
     with pytest.raises(RuntimeError, match="meta"):
         minibatch.advantages.mean().item()
 
