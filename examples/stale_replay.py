@@ -67,7 +67,8 @@ def train(env_id: str, surrogate: str, seed: int, steps: int, folder: Path) -> d
     model.learn(steps, callback=UtilizationCallback())
     model.logger.close()
     log = pd.read_csv(folder / name / "progress.csv")
-    curves = {kept: _numbers(log[key]) for kept, key in KEPT.items() if key in log}
+    nothing = pd.Series(np.nan, index=log.index)  # a run too short for old samples, an environment without success
+    curves = {kept: _numbers(log.get(key, nothing)) for kept, key in KEPT.items()}
     print(f"{name}: done", flush=True)
     return {"surrogate": surrogate, "seed": seed, **curves}
 
@@ -133,7 +134,8 @@ def report(runs: list[dict[str, Any]]) -> None:
         cells = []
         for name in list(KEPT)[1:]:
             steps, values = mean_curve([run for run in runs if run["surrogate"] == surrogate], name)
-            cells.append(f"{values[steps > 0.8 * steps[-1]].mean():18.3f}")
+            window = values[steps > 0.8 * steps[-1]] if len(steps) else values
+            cells.append(f"{window.mean():18.3f}" if len(window) else f"{'-':>18}")
         print(f"{surrogate:<22}" + "".join(cells))
 
 
