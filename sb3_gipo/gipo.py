@@ -1,8 +1,8 @@
 """GIPO: proximal policy optimisation that learns from replayed rollouts."""
 
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
@@ -13,12 +13,14 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from sb3_gipo import settings
-from sb3_gipo.learner.batches import from_replay, from_rollout_buffer
-from sb3_gipo.learner.objective import NonFiniteUpdateError, ObjectiveSettings, objective
+from sb3_gipo.learner.batches import replay_source, rollout_batches, taken
+from sb3_gipo.learner.objective import SURROGATES, NonFiniteUpdateError, ObjectiveSettings, SurrogateName
+from sb3_gipo.learner.parameters import optimization
 from sb3_gipo.learner.replay_targets import TARGETS, ReplayTargets, Target, TargetSettings, compute_targets
 from sb3_gipo.learner.statistics import UpdateStatistics
+from sb3_gipo.learner.step import EagerStep, Step, StepSettings
 from sb3_gipo.ops import surrogates
-from sb3_gipo.ops.surrogates import Kernel, Surrogate, UserSurrogate
+from sb3_gipo.ops.surrogates import Kernel, UserSurrogate
 from sb3_gipo.policies import (
     RATIO_LEVELS,
     CnnPolicy,
@@ -26,15 +28,13 @@ from sb3_gipo.policies import (
     MultiInputPolicy,
     RatioLevel,
     check_policy,
+    unchecked_distributions,
 )
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.types import ReplayBatch
 
 SelfGIPO = TypeVar("SelfGIPO", bound="GIPO")
-
-SurrogateName = Literal["gipo", "ppo_clip", "sapo", "no_clip"]
-SURROGATES: tuple[SurrogateName, ...] = ("gipo", "ppo_clip", "sapo", "no_clip")
 
 # gradient_steps=None: as many times PPO's minibatches for one rollout. Old data are worth more passes than they had.
 REPLAY_WORK = 2
@@ -215,8 +215,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
                 assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
         self.sigma, self.sigma_neg = sigma, sigma_neg
-        self._try_surrogate()
         self.replay_buffer = self._make_replay_buffer()
+        self._try_surrogate()
 
     def _check_arguments(self) -> None:
         """:raises ValueError: for the first of GIPO's own arguments that will not do; nothing is built yet"""
@@ -248,12 +248,15 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         how = self._objective_settings()
         statistics = UpdateStatistics(self.old_threshold)
-        for epoch, batches in enumerate(self._epochs(targets)):
-            statistics.start_epoch()
-            keep_going = self._train_epoch(epoch, batches, how, statistics)
-            self._n_updates += 1
-            if not keep_going:
-                break
+        with unchecked_distributions(), optimization(self.policy) as parameters:
+            step = EagerStep(self.policy, parameters, StepSettings(how, self.max_grad_norm, self._kl_limit()))
+            for epoch, batches in enumerate(self._epochs(targets)):
+                statistics.start_epoch()
+                with closing(batches):
+                    keep_going = self._train_epoch(epoch, batches, step, statistics)
+                self._n_updates += 1
+                if not keep_going:
+                    break
         self._log_update(statistics, targets, how)
         self.policy_version += 1
         if self.replay_buffer is not None:
@@ -272,59 +275,47 @@ class GIPO(ReplayOnPolicyAlgorithm):
         how = TargetSettings(self.target, self.gamma, self.gae_lambda, self.vtrace_rho_bar, self.vtrace_c_bar)
         return compute_targets(self.replay_buffer, self.policy, Normalizer(self.env), how)
 
-    def _epochs(self, targets: ReplayTargets | None) -> Iterator[Iterator[ReplayBatch]]:
+    def _epochs(self, targets: ReplayTargets | None) -> Iterator[Generator[ReplayBatch, None, None]]:
         """PPO's epochs over one rollout; or one epoch of ``gradient_steps`` minibatches from the replay."""
-        replay = self.replay_buffer
-        if replay is None:
+        if self.replay_buffer is None:
             for _ in range(self.n_epochs):
-                yield (from_rollout_buffer(samples, self.action_space) for samples in self.rollout_buffer.get(self.batch_size))
+                yield rollout_batches(self.rollout_buffer, self.batch_size, self.action_space, self.device)
             return
         assert targets is not None
-        batch = partial(from_replay, replay, targets=targets, normalizer=Normalizer(self.env), device=self.device)
+        replay, source = self.replay_buffer, replay_source(self.replay_buffer, targets, Normalizer(self.env), self.device)
         if self.replay_capacity is None:
             for _ in range(self.n_epochs):
-                yield map(batch, replay.shuffled_pass(self.batch_size))
+                yield taken(source, replay.shuffled_pass(self.batch_size))
             return
         # while the replay fills, a minibatch is no larger than what there is, as PPO's truncated one
-        yield map(batch, replay.sample(self._n_gradient_steps(), min(self.batch_size, len(replay))))
+        yield taken(source, replay.sample(self._n_gradient_steps(), min(self.batch_size, len(replay))))
 
     def _n_gradient_steps(self) -> int:
         if self.gradient_steps is not None:
             return self.gradient_steps
         return REPLAY_WORK * self.n_epochs * -(-self.n_steps * self.n_envs // self.batch_size)
 
+    def _kl_limit(self) -> float | None:
+        return None if self.target_kl is None else 1.5 * self.target_kl
+
     def _train_epoch(
-        self, epoch: int, batches: Iterator[ReplayBatch], how: ObjectiveSettings, statistics: UpdateStatistics
+        self, epoch: int, batches: Iterable[ReplayBatch], step: Step, statistics: UpdateStatistics
     ) -> bool:
         """:return: false when the divergence from the policy at the start of the update went beyond ``target_kl``"""
         for batch in batches:
-            terms = objective(self.policy, batch, how)
-            if self.target_kl is not None and terms.approx_kl > 1.5 * self.target_kl:
-                statistics.add(terms, batch)
+            outcome = step(batch)
+            statistics.add(outcome, batch)
+            if outcome.beyond_limit:
                 if self.verbose >= 1:
-                    print(f"Early stopping at step {epoch} due to reaching max kl: {terms.approx_kl:.2f}")
+                    print(f"Early stopping at step {epoch} due to reaching max kl: {outcome.terms.approx_kl:.2f}")
                 return False
-            if self._gradient_step(terms.loss, statistics):
-                statistics.add(terms, batch)
-            else:
-                statistics.skip(batch)
+        statistics.settle()
         if not statistics.any_step:
             raise NonFiniteUpdateError(
                 "No minibatch had a finite gradient; the parameters are as they were before. Lower the "
                 "learning rate and check the scale of rewards and observations; `.batch` of this error is the last minibatch.",
                 batch,
             )
-        return True
-
-    def _gradient_step(self, loss: th.Tensor, statistics: UpdateStatistics) -> bool:
-        """:return: false when the gradient is not finite: then nothing was changed"""
-        self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-        norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if not bool(th.isfinite(norm)):
-            return False
-        statistics.add_gradient(norm)
-        self.policy.optimizer.step()
         return True
 
     def _kl_coef(self) -> float:
@@ -334,35 +325,27 @@ class GIPO(ReplayOnPolicyAlgorithm):
 
     def _objective_settings(self) -> ObjectiveSettings:
         return ObjectiveSettings(
-            surrogate=self._bind_surrogate(),
+            surrogate_name=self.surrogate,
+            kernel=self.kernel,
+            surrogate_kwargs=self.surrogate_kwargs or {},
             ratio_level=self.ratio_level,
             normalize_advantage=self.normalize_advantage,
-            vf_coef=self.vf_coef,
-            ent_coef=self.ent_coef,
-            kl_coef=self._kl_coef(),
+            sampled_actions=self.replay_buffer is not None,
+            bf16=False,
             clip_range=self._now(self.clip_range),
             clip_range_vf=None if self.clip_range_vf is None else self._now(self.clip_range_vf),
-            sampled_actions=self.replay_buffer is not None,
+            sigma=self._trust_width("sigma"),
+            sigma_neg=None if self.sigma_neg is None else self._trust_width("sigma_neg"),
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+            kl_coef=self._kl_coef(),
         )
-
-    def _bind_surrogate(self) -> Surrogate:
-        """The surrogate with its parameters of the day; the four and a user's function are one type."""
-        further = self.surrogate_kwargs or {}
-        if callable(self.surrogate):
-            return surrogates.from_callable(partial(self.surrogate, **further))
-        if self.surrogate == "gipo":
-            sigma, sigma_neg = self._trust_width("sigma"), self._trust_width("sigma_neg")
-            return partial(surrogates.gipo, sigma=sigma, sigma_neg=sigma_neg, kernel=self.kernel, **further)
-        if self.surrogate == "ppo_clip":
-            return partial(surrogates.ppo_clip, clip_range=self._now(self.clip_range), **further)
-        function = {"sapo": surrogates.sapo, "no_clip": surrogates.no_clip}[self.surrogate]
-        return partial(function, **further)
 
     def _try_surrogate(self) -> None:
         """:raises ValueError: for arguments the surrogate does not take, or a result of the wrong shape"""
         ratios = th.zeros(2, dtype=th.float32) if self.ratio_level == "joint" else th.zeros(2, 2)
         try:
-            self._bind_surrogate()(ratios, th.ones_like(ratios))
+            self._objective_settings().surrogate(ratios, th.ones_like(ratios))
         except TypeError as error:
             raise ValueError(f"`surrogate_kwargs` {self.surrogate_kwargs} do not suit the surrogate: {error}") from error
 
@@ -370,10 +353,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         return float(schedule(self._current_progress_remaining))
 
     def _trust_width(self, name: str) -> float:
-        schedule = getattr(self, name)
-        if schedule is None:  # no width of its own where the advantage is negative
-            schedule = self.sigma
-        return settings.trust_width(name, schedule, self._current_progress_remaining)
+        return settings.trust_width(name, getattr(self, name), self._current_progress_remaining)
 
     def _log_update(self, statistics: UpdateStatistics, targets: ReplayTargets | None, how: ObjectiveSettings) -> None:
         self.latest_update = statistics.observed(self.policy_version + 1, self.policy, how)
@@ -387,9 +367,9 @@ class GIPO(ReplayOnPolicyAlgorithm):
         logged["train/explained_variance"] = explained_variance(values, returns)
         if hasattr(self.policy, "log_std"):
             logged["train/std"] = th.exp(self.policy.log_std).mean().item()
-        logged["train/clip_range"] = how.clip_range
+        logged["train/clip_range"] = float(how.clip_range)
         if how.clip_range_vf is not None:
-            logged["train/clip_range_vf"] = how.clip_range_vf
+            logged["train/clip_range_vf"] = float(how.clip_range_vf)
         if self.surrogate == "gipo":
             widths = [name for name in ("sigma", "sigma_neg") if getattr(self, name) is not None]
             logged.update({f"train/{name}": self._trust_width(name) for name in widths})

@@ -3,6 +3,8 @@ Policies of GIPO: SB3's own, and the two questions GIPO asks them beyond what SB
 how likely is each of its dimensions.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -119,6 +121,17 @@ def evaluate_actions(
     if unsquashed:
         log_prob = by_dimension.sum(dim=1)
     return Evaluation(values.flatten(), log_prob, by_dimension if ratio_level == "dimension" else None, entropy)
+
+
+@contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Spare torch's distributions the look at every argument, which costs as much as they do; for this context only."""
+    checks: bool = th.distributions.Distribution._validate_args
+    th.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        th.distributions.Distribution.set_default_validate_args(checks)
 
 
 def describe_actions(

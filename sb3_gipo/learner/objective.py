@@ -1,14 +1,20 @@
 """The full loss of one minibatch (paper, eq. 9), put together from the formulas in ``ops``."""
 
-from typing import NamedTuple
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_gipo.ops.losses import entropy_loss, k3_divergence, value_loss
-from sb3_gipo.ops.surrogates import Surrogate
-from sb3_gipo.policies import RatioLevel, evaluate_actions
+from sb3_gipo.ops import surrogates
+from sb3_gipo.ops.losses import entropy_loss, k3_divergence, k3_slope, value_loss
+from sb3_gipo.ops.surrogates import Kernel, Number, Surrogate, UserSurrogate
+from sb3_gipo.policies import Evaluation, RatioLevel, evaluate_actions
 from sb3_gipo.rollouts.types import ReplayBatch
+
+SurrogateName = Literal["gipo", "ppo_clip", "sapo", "no_clip"]
+SURROGATES: tuple[SurrogateName, ...] = ("gipo", "ppo_clip", "sapo", "no_clip")
 
 
 class NonFiniteUpdateError(ValueError):
@@ -25,21 +31,44 @@ class NonFiniteUpdateError(ValueError):
 
 
 class ObjectiveSettings(NamedTuple):
-    """What the loss is made of during one update."""
+    """What the loss is made of during one update: first what stays, then the numbers of the day."""
 
-    surrogate: Surrogate
+    surrogate_name: SurrogateName | UserSurrogate
+    kernel: Kernel
+    surrogate_kwargs: dict[str, Any]
     ratio_level: RatioLevel
     normalize_advantage: bool
-    vf_coef: float
-    ent_coef: float
-    kl_coef: float
-    clip_range: float  # of the ratio; here only counted
-    clip_range_vf: float | None
     sampled_actions: bool  # actions are as sampled, not as SB3's rollout buffer holds them
+    bf16: bool  # forward pass in bfloat16 where torch's autocast allows it
+    clip_range: Number  # of the ratio; beside PPO's surrogate only counted
+    clip_range_vf: Number | None
+    sigma: Number
+    sigma_neg: Number | None
+    ent_coef: Number
+    vf_coef: Number
+    kl_coef: Number  # the number 0: no penalty
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """With its parameters of the day; the four and a user's function are one type."""
+        further = self.surrogate_kwargs
+        if callable(self.surrogate_name):
+            return surrogates.from_callable(partial(self.surrogate_name, **further))
+        if self.surrogate_name == "gipo":
+            return partial(surrogates.gipo, sigma=self.sigma, sigma_neg=self.sigma_neg, kernel=self.kernel, **further)
+        if self.surrogate_name == "ppo_clip":
+            return partial(surrogates.ppo_clip, clip_range=self.clip_range, **further)
+        function = {"sapo": surrogates.sapo, "no_clip": surrogates.no_clip}[self.surrogate_name]
+        return partial(function, **further)
+
+    @property
+    def differentiates_surrogate(self) -> bool:
+        """Whether the surrogate is a user's, of which nothing is known but its value."""
+        return callable(self.surrogate_name)
 
 
 class ObjectiveTerms(NamedTuple):
-    """Loss of a minibatch, its terms, and what each sample did."""
+    """Loss of a minibatch, its terms, and what each sample did; nothing of it is differentiable."""
 
     loss: th.Tensor
     policy_loss: th.Tensor
@@ -54,50 +83,93 @@ class ObjectiveTerms(NamedTuple):
     start_log_ratio: th.Tensor  # of the whole action, to the policy at the start of this update [B]
 
 
-def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSettings) -> ObjectiveTerms:
+class Slope(NamedTuple):
+    """What to start the backward pass with: results of the network, and the derivative of the loss by each of them."""
+
+    roots: list[th.Tensor]
+    derivatives: list[th.Tensor | None]  # ``None``: 1
+
+    def add(self, root: th.Tensor, derivative: th.Tensor) -> None:
+        """
+        :param root: a result of the network
+        :param derivative: of the loss by it, as far as it is not in the other roots [same shape]
+        """
+        self.roots.append(root)
+        self.derivatives.append(derivative)
+
+    def backward(self) -> None:
+        """Add the gradient of the loss to that of the parameters."""
+        th.autograd.backward(self.roots, self.derivatives)
+
+    def gradient(self, parameters: th.Tensor) -> th.Tensor:
+        """
+        :param parameters: that the roots were computed with [P]
+        :return: gradient of the loss [P]
+        """
+        return th.autograd.grad(self.roots, parameters, self.derivatives)[0]
+
+
+def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSettings) -> tuple[ObjectiveTerms, Slope]:
     """
     ``surrogate + vf_coef * value loss - ent_coef * entropy (+ kl_coef * divergence from the behaviour policy)``.
+
+    The gradient of a surrogate is ``-w A grad log pi`` (paper, eq. 7), and its multiplier ``w`` is known: so the graph of a
+    surrogate, as long as the network's own, is not built. A user's function is differentiated as it is written.
 
     :param policy: current policy, in training mode
     :param batch: minibatch
     :param how: which terms
-    :return: the loss, differentiable, and what is logged of it
+    :return: what is logged of the loss, and its slope
     """
-    now = evaluate_actions(policy, batch.observations, batch.actions, how.ratio_level, how.sampled_actions)
-    advantages = batch.advantages
-    # Normalization does not make sense if mini batchsize == 1, see GH issue #325
-    if how.normalize_advantage and len(advantages) > 1:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    joint = now.log_prob - batch.old_log_prob
-    if now.dimension_log_prob is None:
-        log_ratio = joint
-        terms = how.surrogate(log_ratio, advantages)
-        policy_loss = terms.loss.mean()
-    else:
+    now = _evaluate(policy, batch, how)
+    log_prob, old_log_prob = now.log_prob, batch.old_log_prob
+    if now.dimension_log_prob is not None:
         assert batch.old_dimension_log_prob is not None
-        log_ratio = now.dimension_log_prob - batch.old_dimension_log_prob
-        terms = how.surrogate(log_ratio, advantages.unsqueeze(1).expand_as(log_ratio))
+        log_prob, old_log_prob = now.dimension_log_prob, batch.old_dimension_log_prob
+    with th.no_grad():
+        advantages = batch.advantages
+        # Normalization does not make sense if mini batchsize == 1, see GH issue #325
+        if how.normalize_advantage and len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    with th.set_grad_enabled(how.differentiates_surrogate):
+        log_ratio = log_prob - old_log_prob
+        of_ratio = advantages if log_ratio.dim() == 1 else advantages.unsqueeze(1).expand_as(log_ratio)
+        terms = how.surrogate(log_ratio, of_ratio)
         # summed over dimensions: at a ratio of 1 this is the gradient of the joint ratio
-        policy_loss = terms.loss.sum(dim=1).mean()
+        policy_loss = (terms.loss if log_ratio.dim() == 1 else terms.loss.sum(dim=1)).mean()
     critic_loss = value_loss(now.values, batch.value_targets, batch.old_values, how.clip_range_vf)
     entropy = entropy_loss(now.entropy, now.log_prob)
-    loss = policy_loss + how.ent_coef * entropy + how.vf_coef * critic_loss
-    if how.kl_coef > 0:
-        loss = loss + how.kl_coef * k3_divergence(joint).mean()
+    rest = how.vf_coef * critic_loss
+    if isinstance(how.ent_coef, th.Tensor) or how.ent_coef != 0:
+        rest = rest + how.ent_coef * entropy
+    slope = Slope([rest + policy_loss if how.differentiates_surrogate else rest], [None])
     with th.no_grad():
-        clip_fraction = th.mean((th.abs(th.exp(log_ratio) - 1) > how.clip_range).float())
+        if not how.differentiates_surrogate:
+            slope.add(log_prob, (-1.0 / len(advantages)) * of_ratio * terms.multiplier)
+        joint = now.log_prob - batch.old_log_prob
+        loss = policy_loss + how.ent_coef * entropy + how.vf_coef * critic_loss
+        if isinstance(how.kl_coef, th.Tensor) or how.kl_coef > 0:
+            loss = loss + how.kl_coef * k3_divergence(joint).mean()
+            slope.add(now.log_prob, how.kl_coef / len(advantages) * k3_slope(joint))
         start_log_ratio = now.log_prob - batch.start_log_prob
-        approx_kl = th.mean(k3_divergence(start_log_ratio))
-    return ObjectiveTerms(
-        loss=loss,
-        policy_loss=policy_loss,
-        value_loss=critic_loss,
-        entropy_loss=entropy,
-        clip_fraction=clip_fraction,
-        approx_kl=approx_kl,
-        multiplier=terms.multiplier,
-        advantages=advantages,
-        log_ratio=log_ratio,
-        joint_log_ratio=joint,
-        start_log_ratio=start_log_ratio,
-    )
+        return ObjectiveTerms(
+            loss=loss,
+            policy_loss=policy_loss.detach(),
+            value_loss=critic_loss.detach(),
+            entropy_loss=entropy.detach(),
+            clip_fraction=th.mean((th.abs(th.exp(log_ratio) - 1) > how.clip_range).float()),
+            approx_kl=th.mean(k3_divergence(start_log_ratio)),
+            multiplier=terms.multiplier.detach(),
+            advantages=advantages,
+            log_ratio=log_ratio.detach(),
+            joint_log_ratio=joint,
+            start_log_ratio=start_log_ratio,
+        ), slope
+
+
+def _evaluate(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSettings) -> Evaluation:
+    with th.autocast(policy.device.type, th.bfloat16) if how.bf16 else nullcontext():
+        now = evaluate_actions(policy, batch.observations, batch.actions, how.ratio_level, how.sampled_actions)
+    if not how.bf16:
+        return now
+    return Evaluation(*(None if part is None else part.float() for part in now))  # type: ignore[arg-type]  # parts stay in order

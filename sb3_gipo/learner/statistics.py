@@ -1,77 +1,84 @@
 """What an update did, gathered on the device and reduced when it is over."""
 
-from collections import defaultdict
-
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms
 from sb3_gipo.learner.observed import ObservedUpdate, batch_arrays, last_minibatch
 from sb3_gipo.learner.samples import UpdateSamples, as_numbers, update_metrics
+from sb3_gipo.learner.step import StepOutcome
 from sb3_gipo.rollouts.types import ReplayBatch
+
+# scalars of a minibatch that are logged as their mean over the update, and their logger keys
+_MEANS = {
+    "policy_loss": "policy_gradient_loss",
+    "value_loss": "value_loss",
+    "entropy_loss": "entropy_loss",
+    "clip_fraction": "clip_fraction",
+    "loss": "loss",
+}
 
 
 class UpdateStatistics:
     """
-    Collects detached tensors of every minibatch and reduces them once, at the end of ``train()``.
+    Keeps what every minibatch left behind and reduces it once, at the end of ``train()``.
 
     :param old_threshold: version gap from which a sample counts as old
     """
 
     def __init__(self, old_threshold: int) -> None:
         self._old_threshold = old_threshold
-        self._scalars: dict[str, list[th.Tensor]] = defaultdict(list)
-        self._samples: dict[str, list[th.Tensor]] = defaultdict(list)
+        self._outcomes: list[tuple[StepOutcome, th.Tensor]] = []  # with the version gaps of the minibatch
+        self._epoch_start = 0
         self._last: tuple[ReplayBatch, ObjectiveTerms] | None = None
         self._last_skipped: ReplayBatch | None = None
-        self.skipped_steps = 0
 
     def start_epoch(self) -> None:
-        """Forget the divergence of the epoch before: as in PPO, ``train/approx_kl`` is that of the last one."""
-        self._scalars["approx_kl"].clear()
+        """As in PPO, ``train/approx_kl`` is the divergence during the last epoch."""
+        self._epoch_start = len(self._outcomes)
 
-    def add(self, terms: ObjectiveTerms, batch: ReplayBatch) -> None:
+    def add(self, outcome: StepOutcome, batch: ReplayBatch) -> None:
         """
-        :param terms: of one minibatch
+        :param outcome: of one minibatch
         :param batch: that minibatch
         """
-        named = {"policy_gradient_loss": terms.policy_loss, "value_loss": terms.value_loss, "entropy_loss": terms.entropy_loss}
-        named.update({"clip_fraction": terms.clip_fraction, "approx_kl": terms.approx_kl, "loss": terms.loss})
-        for name, value in named.items():
-            self._scalars[name].append(value.detach())
-        # one entry for each ratio: with a ratio for each dimension, an advantage and a gap count D times
-        ratios = {"multiplier": terms.multiplier, "log_ratio": terms.log_ratio}
-        ratios.update({"advantages": terms.advantages, "ratio_gap": batch.version_gap})
-        for name, value in ratios.items():
-            spread = value.unsqueeze(1) if terms.multiplier.dim() > value.dim() else value
-            self._samples[name].append(spread.expand_as(terms.multiplier).flatten().detach())
-        self._samples["joint_log_ratio"].append(terms.joint_log_ratio.detach())
-        self._samples["start_log_ratio"].append(terms.start_log_ratio)
-        self._samples["version_gap"].append(batch.version_gap)
-        self._last = batch, terms
+        self._outcomes.append((outcome, batch.version_gap))
+        if outcome.finite is False:
+            self._last_skipped = batch
+        else:  # on a GPU it is not known yet whether it was finite
+            self._last = batch, outcome.terms
 
-    def skip(self, batch: ReplayBatch) -> None:
-        """
-        :param batch: minibatch whose gradient was not finite
-        """
-        self.skipped_steps += 1
-        self._last_skipped = batch
+    def settle(self) -> None:
+        """Wait for the device and set aside the minibatches whose gradient was not finite."""
+        flags = [outcome.finite for outcome, _ in self._outcomes]
+        waiting = [flag for flag in flags if isinstance(flag, th.Tensor)]
+        if not waiting:
+            return
+        known = iter(th.stack(waiting).tolist())
+        finite = [next(known) if isinstance(flag, th.Tensor) else flag for flag in flags]
+        self._outcomes = [
+            (outcome._replace(finite=flag), gap) for flag, (outcome, gap) in zip(finite, self._outcomes, strict=True)
+        ]
+        if not finite[-1] and self._last is not None:
+            self._last_skipped = self._last[0]
 
-    def add_gradient(self, norm: th.Tensor) -> None:
-        """
-        :param norm: of the gradient of one minibatch, before clipping
-        """
-        self._scalars["grad_norm"].append(norm.detach())
+    @property
+    def skipped_steps(self) -> int:
+        """Minibatches whose gradient was not finite, as far as that is settled."""
+        return sum(outcome.finite is False for outcome, _ in self._outcomes)
 
     @property
     def any_step(self) -> bool:
-        """Whether any minibatch changed the parameters, or was about to when the update was stopped."""
-        return bool(self._samples["version_gap"])
+        """Whether any minibatch changed the parameters, or was about to when the update was stopped; once settled."""
+        return self.skipped_steps < len(self._outcomes)
 
     @property
     def last_loss(self) -> float:
-        """Loss of the latest minibatch."""
-        return float(self._scalars["loss"][-1])
+        """Loss of the latest minibatch that counts."""
+        return float(self._counted()[-1][0].terms.loss)
+
+    def _counted(self, start: int = 0) -> list[tuple[StepOutcome, th.Tensor]]:
+        return [kept for kept in self._outcomes[start:] if kept[0].finite is not False]
 
     def observed(self, number: int, policy: ActorCriticPolicy, how: ObjectiveSettings) -> ObservedUpdate:
         """
@@ -81,16 +88,47 @@ class UpdateStatistics:
         :return: what this update leaves behind, reduced to what is logged of it
         """
         assert self._last is not None
-        samples = UpdateSamples(**{name: th.cat(parts) for name, parts in self._samples.items()})
-        means = {f"train/{name}": th.stack(parts).mean() for name, parts in self._scalars.items() if parts}
-        norms = self._scalars["grad_norm"]
+        counted = self._counted()
+        samples = _samples([(outcome.terms, gap) for outcome, gap in counted])
+        norms = [outcome.grad_norm for outcome, _ in counted if outcome.grad_norm is not None]
+        grad_norms = th.stack(norms) if norms else th.zeros(0)
+        means = {
+            f"train/{key}": th.stack([getattr(outcome.terms, name) for outcome, _ in counted]).mean()
+            for name, key in _MEANS.items()
+        }
+        last_epoch = [outcome.terms.approx_kl for outcome, _ in self._counted(self._epoch_start)]
+        if last_epoch:
+            means["train/approx_kl"] = th.stack(last_epoch).mean()
+        if norms:
+            means["train/grad_norm"] = grad_norms.mean()
         return ObservedUpdate(
             number=number,
             samples=samples,
             metrics=as_numbers(means | update_metrics(samples, self._old_threshold)),
             surrogate=how.surrogate,
-            clip_range=how.clip_range,
-            grad_norms=th.stack(norms) if norms else th.zeros(0),
+            clip_range=float(how.clip_range),
+            grad_norms=grad_norms,
             last=last_minibatch(policy, *self._last, how),
             failed={} if self._last_skipped is None else batch_arrays(self._last_skipped),
         )
+
+
+def _samples(parts: list[tuple[ObjectiveTerms, th.Tensor]]) -> UpdateSamples:
+    """One entry for each ratio: with a ratio for each dimension, an advantage and a gap count D times."""
+
+    def ratios(values: list[th.Tensor]) -> th.Tensor:
+        joined = th.cat(values)
+        spread = joined.unsqueeze(1) if multiplier.dim() > joined.dim() else joined
+        return spread.expand_as(multiplier).flatten()
+
+    multiplier = th.cat([terms.multiplier for terms, _ in parts])
+    version_gap = th.cat([gap for _, gap in parts])
+    return UpdateSamples(
+        multiplier=multiplier.flatten(),
+        advantages=ratios([terms.advantages for terms, _ in parts]),
+        log_ratio=ratios([terms.log_ratio for terms, _ in parts]),
+        ratio_gap=ratios([version_gap]),
+        joint_log_ratio=th.cat([terms.joint_log_ratio for terms, _ in parts]),
+        start_log_ratio=th.cat([terms.start_log_ratio for terms, _ in parts]),
+        version_gap=version_gap,
+    )

@@ -18,13 +18,13 @@ def check_same_shape(**tensors: th.Tensor) -> None:
         raise ValueError(f"Expected one shape for all of these, got {listed}.")
 
 
-def check_positive(**values: float) -> None:
+def check_positive(**values: float | th.Tensor) -> None:
     """
     Raise where a number is not finite or not above zero.
 
-    :param values: name and number
+    :param values: name and number; a tensor is not looked at, which would wait for its device
     :raises ValueError: naming the first number that is not in (0, inf)
     """
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
+        if not isinstance(value, th.Tensor) and not (math.isfinite(value) and value > 0):
             raise ValueError(f"`{name}` must be a finite number above 0, got {value}.")

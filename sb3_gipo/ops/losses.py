@@ -3,11 +3,11 @@
 import torch as th
 from torch.nn import functional as F
 
-from sb3_gipo.ops.surrogates import LOG_RATIO_BOUND, importance_ratio
+from sb3_gipo.ops.surrogates import LOG_RATIO_BOUND, Number, importance_ratio
 
 
 def value_loss(
-    values: th.Tensor, value_targets: th.Tensor, old_values: th.Tensor | None = None, clip_range: float | None = None
+    values: th.Tensor, value_targets: th.Tensor, old_values: th.Tensor | None = None, clip_range: Number | None = None
 ) -> th.Tensor:
     """
     Mean squared error of the value function (paper, eq. 10), with PPO's optional clipping around the old values.
@@ -20,7 +20,8 @@ def value_loss(
     """
     if clip_range is not None:
         assert old_values is not None, "clipping the value function needs `old_values`"
-        values = old_values + th.clamp(values - old_values, -clip_range, clip_range)
+        change = th.clamp(values - old_values, -clip_range, clip_range)  # type: ignore[arg-type]  # both numbers or tensors
+        values = old_values + change
     return F.mse_loss(value_targets, values)
 
 
@@ -47,3 +48,13 @@ def k3_divergence(log_ratio: th.Tensor) -> th.Tensor:
     :return: contribution of each sample, at least 0 [...]
     """
     return (importance_ratio(log_ratio) - 1) - log_ratio.clamp(max=LOG_RATIO_BOUND)
+
+
+def k3_slope(log_ratio: th.Tensor) -> th.Tensor:
+    """
+    Derivative of :func:`k3_divergence` by the log-ratio: ``rho - 1``, and beyond the bound ``rho``.
+
+    :param log_ratio: ``log pi - log mu`` [...]
+    :return: of each sample [...]
+    """
+    return importance_ratio(log_ratio) - (log_ratio <= LOG_RATIO_BOUND).to(log_ratio.dtype)

@@ -18,6 +18,9 @@ LOG_RATIO_BOUND = 20.0
 # PPO's ratio is not weighted: it is held just inside the range of float32, so that PPO stays PPO to the last bit.
 PPO_LOG_RATIO_BOUND = 80.0
 
+# A parameter of a formula: a number, or a scalar tensor of one, which is not checked (that would read it from the device).
+Number = float | th.Tensor
+
 Kernel = Literal["gaussian", "laplacian", "cauchy"]
 KERNELS: tuple[Kernel, ...] = ("gaussian", "laplacian", "cauchy")
 
@@ -55,7 +58,7 @@ def importance_ratio(log_ratio: th.Tensor, bound: float = LOG_RATIO_BOUND) -> th
     return th.exp(value.clamp(-bound, bound) + (log_ratio - value))
 
 
-def trust_weight(log_ratio: th.Tensor, sigma: float | th.Tensor, kernel: Kernel = "gaussian") -> th.Tensor:
+def trust_weight(log_ratio: th.Tensor, sigma: Number, kernel: Kernel = "gaussian") -> th.Tensor:
     """
     Trust weight ``omega`` of a sample: how far its log-ratio is from 0, seen through a kernel (paper, eq. 5).
 
@@ -83,8 +86,8 @@ def gipo(
     log_ratio: th.Tensor,
     advantages: th.Tensor,
     *,
-    sigma: float,
-    sigma_neg: float | None = None,
+    sigma: Number,
+    sigma_neg: Number | None = None,
     kernel: Kernel = "gaussian",
 ) -> SurrogateTerms:
     """
@@ -100,16 +103,16 @@ def gipo(
     """
     check_same_shape(log_ratio=log_ratio, advantages=advantages)
     check_positive(sigma=sigma)
-    width: float | th.Tensor = sigma
-    if sigma_neg is not None and sigma_neg != sigma:
+    width = sigma
+    if sigma_neg is not None and sigma_neg is not sigma:
         check_positive(sigma_neg=sigma_neg)
-        width = th.where(advantages < 0, log_ratio.new_tensor(sigma_neg), log_ratio.new_tensor(sigma))
+        width = th.where(advantages < 0, _scalar(sigma_neg, log_ratio), _scalar(sigma, log_ratio))
     ratio = importance_ratio(log_ratio)
     weight = trust_weight(log_ratio, width, kernel)
     return SurrogateTerms(-(weight * ratio * advantages), weight * ratio.detach())
 
 
-def ppo_clip(log_ratio: th.Tensor, advantages: th.Tensor, *, clip_range: float) -> SurrogateTerms:
+def ppo_clip(log_ratio: th.Tensor, advantages: th.Tensor, *, clip_range: Number) -> SurrogateTerms:
     """
     PPO's clipped surrogate ``-min(rho A, clip(rho, 1 - eps, 1 + eps) A)`` (paper, eq. 3; arXiv 1707.06347).
 
@@ -120,10 +123,10 @@ def ppo_clip(log_ratio: th.Tensor, advantages: th.Tensor, *, clip_range: float) 
     :raises ValueError: for shapes that differ or a negative ``clip_range``
     """
     check_same_shape(log_ratio=log_ratio, advantages=advantages)
-    if not clip_range >= 0:
+    if not (isinstance(clip_range, th.Tensor) or clip_range >= 0):
         raise ValueError(f"`clip_range` must be at least 0, got {clip_range}.")
     ratio = importance_ratio(log_ratio, PPO_LOG_RATIO_BOUND)
-    clipped_ratio = th.clamp(ratio, 1 - clip_range, 1 + clip_range)
+    clipped_ratio = th.clamp(ratio, 1 - clip_range, 1 + clip_range)  # type: ignore[arg-type]  # both are numbers or tensors
     loss = -th.min(advantages * ratio, advantages * clipped_ratio)
     clipped = ((advantages > 0) & (ratio > 1 + clip_range)) | ((advantages < 0) & (ratio < 1 - clip_range))
     return SurrogateTerms(loss, ratio.detach().masked_fill(clipped, 0.0))
@@ -184,6 +187,10 @@ def from_callable(function: UserSurrogate) -> Surrogate:
         return SurrogateTerms(terms, _multiplier_by_autograd(function, log_ratio, advantages))
 
     return surrogate
+
+
+def _scalar(number: Number, like: th.Tensor) -> th.Tensor:
+    return number if isinstance(number, th.Tensor) else like.new_tensor(number)
 
 
 def _check_loss_of_each_sample(loss: th.Tensor, log_ratio: th.Tensor) -> None:

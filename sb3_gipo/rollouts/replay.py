@@ -254,6 +254,13 @@ class RolloutReplayBuffer:
         rows = self.rows(positions)
         return map_observation(lambda column: column[rows], self._columns[name])
 
+    def column(self, name: str) -> Any:
+        """
+        :param name: a column, as in :meth:`gather`
+        :return: the ring itself, whose rows :meth:`rows` gives: to be read, and not beyond the next insert [capacity, *column]
+        """
+        return self._columns[name]
+
     def segment_rollout(self, segment: Segment) -> tuple[Rollout, np.ndarray]:
         """
         :param segment: one of :attr:`segments`
@@ -278,7 +285,8 @@ class RolloutReplayBuffer:
 
     def sample(self, n_batches: int, batch_size: int) -> Iterator[np.ndarray]:
         """
-        Draw minibatches uniformly: in random order, no transition a second time before every one was drawn.
+        Draw minibatches uniformly: in random order, no transition a second time before every one was drawn. What was drawn
+        is counted when the iterator is exhausted or closed.
 
         :param n_batches: number of minibatches
         :param batch_size: transitions in each
@@ -305,13 +313,19 @@ class RolloutReplayBuffer:
         yield from self._cut(self.rng.permutation(len(self)), batch_size)
 
     def _cut(self, order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(order), batch_size):
-            positions = order[start : start + batch_size]
-            # not `draws[rows] += 1`: a minibatch on the border of two passes may hold a transition twice
-            rows, draws = self.rows(positions), self._columns["draws"]
-            np.add.at(draws, rows, 1)
-            draws[rows[draws[rows] == 0]] = np.iinfo(draws.dtype).max  # saturate where the count wrapped around
-            yield positions
+        drawn = 0
+        try:
+            for start in range(0, len(order), batch_size):
+                positions = order[start : start + batch_size]
+                drawn += len(positions)
+                yield positions
+        finally:  # once for all of them, also where the caller stops early
+            self._count(order[:drawn])
+
+    def _count(self, positions: np.ndarray) -> None:
+        counts = np.bincount(positions, minlength=len(self))
+        rows, draws = self.rows(np.arange(len(counts))), self._columns["draws"]
+        draws[rows] = np.minimum(draws[rows] + counts, np.iinfo(draws.dtype).max)
 
     # ---------------------------------------------------------------- inside
 

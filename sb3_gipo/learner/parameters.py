@@ -1,0 +1,207 @@
+"""
+Parameters and their optimizer during one update: through the optimizer, as SB3 does it, or, for Adam, as single vectors.
+
+Parameters, gradients and moments of a small network are some fifty little tensors, and an update spends more time on going
+from one to the next than on numbers. As vectors they take one call for each operation of Adam, with the same result to the
+last bit: each element undergoes what it did before.
+"""
+
+from typing import Any, Protocol
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch.optim.adam import adam
+
+from sb3_gipo.learner.objective import Slope
+from sb3_gipo.ops.adam import AdamSettings, AdamState
+
+
+class Optimization(Protocol):
+    """How a loss changes the parameters, for the time of one update: a context that leaves policy and optimizer up to date."""
+
+    def __enter__(self) -> "Optimization": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def step(self, slope: Slope, max_grad_norm: float) -> tuple[th.Tensor, bool | th.Tensor]:
+        """
+        :param slope: of the loss
+        :param max_grad_norm: the gradient is scaled down to this norm
+        :return: norm of the gradient before, and whether it was finite: if not, nothing was changed
+        """
+        ...
+
+
+def optimization(policy: ActorCriticPolicy) -> Optimization:
+    """
+    :param policy: to train
+    :return: the fastest way that gives the numbers of its own optimizer
+    """
+    return FlatAdam(policy) if FlatAdam.suits(policy) else AnyOptimizer(policy)
+
+
+class AnyOptimizer:
+    """
+    Through the methods of the optimizer.
+
+    :param policy: to train
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self._policy = policy
+
+    def __enter__(self) -> "AnyOptimizer":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def step(self, slope: Slope, max_grad_norm: float) -> tuple[th.Tensor, bool]:
+        """As :class:`Optimization`; waits for the device to know whether the gradient is finite."""
+        self._policy.optimizer.zero_grad()
+        slope.backward()
+        norm = th.nn.utils.clip_grad_norm_(self._policy.parameters(), max_grad_norm)
+        finite = bool(th.isfinite(norm))
+        if finite:
+            self._policy.optimizer.step()
+        return norm, finite
+
+
+class FlatAdam:
+    """
+    Adam on vectors. Inside the context, parameters and their gradients are views of them; on leaving it, whatever
+    the reason, the parameters lie where they lay before and the optimizer has its moments back.
+
+    :param policy: to train, for which :meth:`suits` holds
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self._optimizer = policy.optimizer
+        (self._group,) = self._optimizer.param_groups
+        self._parameters: list[th.nn.Parameter] = self._group["params"]
+        self._homes = [parameter.data for parameter in self._parameters]
+        states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
+        self.values = _join(self._homes)
+        self.gradient = th.zeros_like(self.values)
+        self._gradients = self.parts(self.gradient)
+        self.exp_avg, self.exp_avg_sq = (
+            _join([state.get(name, home) for state, home in zip(states, self._homes, strict=True)])
+            if states[0]
+            else th.zeros_like(self.values)
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+        self.steps = th.tensor(float(states[0]["step"]) if states[0] else 0.0)
+        if self.values.device.type == "cuda":
+            self.steps = self.steps.to(self.values.device)  # the fused step counts on the device
+
+    @staticmethod
+    def suits(policy: ActorCriticPolicy) -> bool:
+        """
+        :param policy: to train
+        :return: whether its optimizer is torch's Adam, as it comes, over all of its parameters
+        """
+        optimizer = policy.optimizer
+        if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
+            return False
+        group = optimizer.param_groups[0]
+        parameters: list[th.nn.Parameter] = group["params"]
+        # decay would move a parameter that has no gradient, which the optimizer leaves alone
+        special = ("amsgrad", "maximize", "capturable", "differentiable", "weight_decay")
+        hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer)
+        states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+        steps = {float(state["step"]) if state else None for state in states}
+        return (
+            not hooked
+            and not any(group[name] for name in special)
+            and not isinstance(group["lr"], th.Tensor)
+            and {id(parameter) for parameter in parameters} == {id(parameter) for parameter in policy.parameters()}
+            and all(parameter.requires_grad and parameter.is_contiguous() for parameter in parameters)
+            and len({(parameter.dtype, parameter.device) for parameter in parameters}) == 1
+            and parameters[0].device.type in ("cpu", "cuda")
+            and len(steps) == 1
+        )
+
+    def __enter__(self) -> "FlatAdam":
+        for parameter, value, gradient in zip(self._parameters, self.parts(self.values), self._gradients, strict=True):
+            parameter.data = value
+            parameter.grad = gradient
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for parameter, home in zip(self._parameters, self._homes, strict=True):
+            home.copy_(parameter.data)
+            parameter.data = home
+        if not float(self.steps):
+            return  # not one step: the optimizer has no moments yet
+        steps = self.steps if self._group["fused"] else self.steps.cpu()
+        moments = zip(self._parameters, self.parts(self.exp_avg), self.parts(self.exp_avg_sq), strict=True)
+        for parameter, exp_avg, exp_avg_sq in moments:
+            self._optimizer.state[parameter] = {
+                "step": steps.clone(),
+                "exp_avg": exp_avg.clone(),
+                "exp_avg_sq": exp_avg_sq.clone(),
+            }
+
+    def parts(self, vector: th.Tensor) -> list[th.Tensor]:
+        """
+        :param vector: one number for each parameter [P]
+        :return: views of it in the shapes of the parameters
+        """
+        pieces = th.split(vector, [home.numel() for home in self._homes])
+        return [piece.view(home.shape) for piece, home in zip(pieces, self._homes, strict=True)]
+
+    def step(self, slope: Slope, max_grad_norm: float) -> tuple[th.Tensor, bool | th.Tensor]:
+        """As :class:`Optimization`; on a GPU nothing waits: whether the gradient was finite stays there."""
+        self.gradient.zero_()
+        slope.backward()
+        norm = th.nn.utils.get_total_norm(self._gradients)
+        finite = th.isfinite(norm)
+        # as `clip_grad_norm_`
+        self.gradient.mul_(th.clamp(max_grad_norm / (norm + 1e-6), max=1.0))
+        if self.values.is_cuda:
+            self._adam(found_inf=(~finite).float())
+            return norm, finite
+        if not finite:
+            return norm, False
+        self._adam()
+        return norm, True
+
+    @th.no_grad()
+    def _adam(self, found_inf: th.Tensor | None = None) -> None:
+        group = self._group
+        beta1, beta2 = group["betas"]
+        adam(
+            [self.values],
+            [self.gradient],
+            [self.exp_avg],
+            [self.exp_avg_sq],
+            [],
+            [self.steps],
+            foreach=False,
+            fused=bool(group["fused"]) or found_inf is not None,
+            found_inf=found_inf,
+            amsgrad=False,
+            maximize=False,
+            beta1=float(beta1),
+            beta2=float(beta2),
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the day."""
+        return float(self._group["lr"])
+
+    def settings(self) -> AdamSettings:
+        """:return: what does not change from step to step"""
+        beta1, beta2 = self._group["betas"]
+        return AdamSettings(float(beta1), float(beta2), float(self._group["eps"]))
+
+    def state(self) -> AdamState:
+        """:return: the vectors themselves, and a copy of the number of steps as ``float64``"""
+        return AdamState(self.values, self.exp_avg, self.exp_avg_sq, self.steps.double())
+
+
+def _join(tensors: list[Any]) -> th.Tensor:
+    return th.cat([tensor.detach().reshape(-1) for tensor in tensors])

@@ -1,0 +1,45 @@
+"""Adam as a function of arrays, for a step that is compiled as a whole."""
+
+from typing import NamedTuple
+
+import torch as th
+
+
+class AdamSettings(NamedTuple):
+    """What does not change from step to step; see ``torch.optim.Adam``."""
+
+    beta1: float
+    beta2: float
+    eps: float
+
+
+class AdamState(NamedTuple):
+    """Parameters with their moments, each [P], and the number of steps so far, a scalar of type ``float64``."""
+
+    values: th.Tensor
+    exp_avg: th.Tensor
+    exp_avg_sq: th.Tensor
+    steps: th.Tensor
+
+
+def adam(state: AdamState, gradient: th.Tensor, learning_rate: th.Tensor, how: AdamSettings) -> AdamState:
+    """
+    One step of Adam (arXiv 1412.6980).
+
+    The same numbers as ``torch.optim.Adam`` up to rounding; every part may live on the device, the number of steps too, so
+    that nothing of it is read.
+
+    :param state: before the step
+    :param gradient: of the loss [P]
+    :param learning_rate: scalar of type ``float64``
+    :param how: the rest
+    :return: after the step
+    """
+    steps = state.steps + 1
+    exp_avg = state.exp_avg + (gradient - state.exp_avg) * (1 - how.beta1)
+    exp_avg_sq = state.exp_avg_sq * how.beta2 + gradient * gradient * (1 - how.beta2)
+    # in float64: 1 - 0.999 ** step loses five digits otherwise
+    step_size = learning_rate / (1 - how.beta1**steps)
+    correction = (1 - how.beta2**steps).sqrt()
+    values = state.values - step_size * (exp_avg / (exp_avg_sq.sqrt() / correction + how.eps))
+    return AdamState(values, exp_avg, exp_avg_sq, steps)
