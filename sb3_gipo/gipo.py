@@ -14,11 +14,11 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from sb3_gipo import settings
 from sb3_gipo.learner.batches import replay_source, rollout_batches, taken
+from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.objective import SURROGATES, NonFiniteUpdateError, ObjectiveSettings, SurrogateName
-from sb3_gipo.learner.parameters import optimization
 from sb3_gipo.learner.replay_targets import TARGETS, ReplayTargets, Target, TargetSettings, compute_targets
 from sb3_gipo.learner.statistics import UpdateStatistics
-from sb3_gipo.learner.step import EagerStep, Step, StepSettings
+from sb3_gipo.learner.step import Step, StepSettings
 from sb3_gipo.ops import surrogates
 from sb3_gipo.ops.surrogates import Kernel, UserSurrogate
 from sb3_gipo.policies import (
@@ -149,6 +149,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         max_policy_lag: int | None = None,
         old_threshold: int = 4,
         kl_coef: float | None = None,
+        compile: bool = False,
+        bf16: bool = False,
     ) -> None:
         super().__init__(
             policy,
@@ -193,6 +195,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.max_policy_lag = max_policy_lag
         self.old_threshold = old_threshold
         self.kl_coef = kl_coef
+        self.compile = compile
+        self.bf16 = bf16
         self.policy_version = 0
         if self.env is not None:
             settings.check_minibatches(self.n_steps, self.env.num_envs, batch_size, normalize_advantage)
@@ -216,6 +220,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
         self.sigma, self.sigma_neg = sigma, sigma_neg
         self.replay_buffer = self._make_replay_buffer()
+        self._engine = Engine(self.compile)
         self._try_surrogate()
 
     def _check_arguments(self) -> None:
@@ -248,8 +253,9 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         how = self._objective_settings()
         statistics = UpdateStatistics(self.old_threshold)
-        with unchecked_distributions(), optimization(self.policy) as parameters:
-            step = EagerStep(self.policy, parameters, StepSettings(how, self.max_grad_norm, self._kl_limit()))
+        with unchecked_distributions(), self._engine.optimization(self.policy) as parameters:
+            step_settings = StepSettings(how, self.max_grad_norm, self._kl_limit())
+            step = self._engine.step(self.policy, parameters, step_settings, self.batch_size)
             for epoch, batches in enumerate(self._epochs(targets)):
                 statistics.start_epoch()
                 with closing(batches):
@@ -298,9 +304,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _kl_limit(self) -> float | None:
         return None if self.target_kl is None else 1.5 * self.target_kl
 
-    def _train_epoch(
-        self, epoch: int, batches: Iterable[ReplayBatch], step: Step, statistics: UpdateStatistics
-    ) -> bool:
+    def _train_epoch(self, epoch: int, batches: Iterable[ReplayBatch], step: Step, statistics: UpdateStatistics) -> bool:
         """:return: false when the divergence from the policy at the start of the update went beyond ``target_kl``"""
         for batch in batches:
             outcome = step(batch)
@@ -331,7 +335,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
             ratio_level=self.ratio_level,
             normalize_advantage=self.normalize_advantage,
             sampled_actions=self.replay_buffer is not None,
-            bf16=False,
+            bf16=self.bf16,
             clip_range=self._now(self.clip_range),
             clip_range_vf=None if self.clip_range_vf is None else self._now(self.clip_range_vf),
             sigma=self._trust_width("sigma"),

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo.learner import checkpoint
+from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.observed import ObservedUpdate
 from sb3_gipo.learner.replay_targets import Target
 from sb3_gipo.policies import RatioLevel, describe_actions, n_action_dimensions
@@ -49,6 +50,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     policy_version: int
     old_threshold: int
     replay_buffer: RolloutReplayBuffer | None = None
+    _engine: Engine
     _checkpoint: dict[str, Any] | None = None
     _recorder: BaseCallback | None = None
     _interruption: Any = None
@@ -153,7 +155,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         start = time.perf_counter()
         try:
-            finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+            with self._engine.acting(self.policy, self.ratio_level != "joint" or self.policy.squash_output):
+                finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._last_obs = None  # the next `learn` resets the environments
             raise DeadEnvironmentError(
@@ -176,6 +179,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
             "_interruption",
             "_failure_listeners",
             "latest_update",
+            "_engine",
         ]
 
     def save(
@@ -228,6 +232,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         if "seed" in kwargs:
             model._forget_generators()
         model._restore_normalizer()
+        if model.env is not None and model._last_obs is not None:
+            model._last_obs = checkpoint.restore_layout(model._last_obs, model.env)
         return model
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_gipo import GIPO
-from sb3_gipo.learner.batches import from_replay
+from sb3_gipo.learner.batches import replay_source
 from sb3_gipo.learner.objective import objective
 from sb3_gipo.policies import check_policy, evaluate_actions, n_action_dimensions
 from sb3_gipo.rollouts.normalization import Normalizer
@@ -105,7 +105,7 @@ def batch_of(model: GIPO) -> ReplayBatch:
     targets = model._compute_targets()
     assert targets is not None
     everything = np.arange(len(model.replay_buffer))
-    return from_replay(model.replay_buffer, everything, targets, Normalizer(model.env), model.device)
+    return replay_source(model.replay_buffer, targets, Normalizer(model.env), model.device).take(everything)
 
 
 @cases
@@ -117,7 +117,7 @@ def test_ratio_is_one_after_collection(space: spaces.Space[Any], kwargs: dict[st
     collect(model)
     batch = batch_of(model)
     how = model._objective_settings()
-    terms = objective(model.policy, batch, how)
+    terms, _ = objective(model.policy, batch, how)
     expected_shape = (8 * n_envs,) if level == "joint" else (8 * n_envs, n_action_dimensions(space))
     assert terms.log_ratio.shape == expected_shape
     assert terms.log_ratio.abs().max() < 1e-5
@@ -230,9 +230,9 @@ def test_squashed_gradient_pulls_towards_the_sample(squashed: tuple[GIPO, Rollou
 
 def gradients(model: GIPO, batch: ReplayBatch) -> list[th.Tensor]:
     """Of the policy loss of a batch, for each parameter it depends on."""
-    terms = objective(model.policy, batch, model._objective_settings())
+    _, slope = objective(model.policy, batch, model._objective_settings()._replace(vf_coef=0.0))
     parameters = [p for name, p in model.policy.named_parameters() if "value" not in name]
-    return list(th.autograd.grad(terms.policy_loss, parameters))
+    return list(th.autograd.grad(slope.roots, parameters, slope.derivatives))
 
 
 @cases

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, is_vecenv_wrapped
 
 from sb3_gipo.rollouts.normalization import Normalizer
+from sb3_gipo.rollouts.types import Observation, map_observation
 
 
 def capture(env: VecEnv | None, pending: dict[str, Any] | None) -> dict[str, Any]:
@@ -64,3 +65,22 @@ def restore_normalizer(saved: dict[str, Any] | None, env: VecEnv) -> bool:
         return False
     normalizer.take_over(saved)
     return True
+
+
+def restore_layout(observation: Observation, env: VecEnv) -> Observation:
+    """
+    Lay out loaded images as ``VecTransposeImage`` gives them. The order of their bytes is lost in a file, the numbers are not;
+    but a convolution adds up in another order, and a run that goes on would differ from one that never stopped.
+
+    :param observation: of the latest step [N, *obs]
+    :param env: environment the model is loaded with
+    :return: the same numbers
+    """
+
+    def lay_out(part: np.ndarray) -> np.ndarray:
+        if part.ndim != 4 or part.dtype != np.uint8:
+            return part
+        return part.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)  # a copy, since NumPy calls a single channel contiguous
+
+    laid_out: Observation = map_observation(lay_out, observation) if is_vecenv_wrapped(env, VecTransposeImage) else observation
+    return laid_out

@@ -99,14 +99,22 @@ class Slope(NamedTuple):
 
     def backward(self) -> None:
         """Add the gradient of the loss to that of the parameters."""
-        th.autograd.backward(self.roots, self.derivatives)
+        th.autograd.backward(*self._with_gradient())
 
     def gradient(self, parameters: th.Tensor) -> th.Tensor:
         """
         :param parameters: that the roots were computed with [P]
         :return: gradient of the loss [P]
         """
-        return th.autograd.grad(self.roots, parameters, self.derivatives)[0]
+        roots, derivatives = self._with_gradient()
+        return th.autograd.grad(roots, parameters, derivatives)[0]
+
+    def _with_gradient(self) -> tuple[list[th.Tensor], list[th.Tensor | None]]:
+        # a frozen actor or critic has none; where both are, torch says so
+        kept = [pair for pair in zip(self.roots, self.derivatives, strict=True) if pair[0].requires_grad] or [
+            (self.roots[0], None)
+        ]
+        return [root for root, _ in kept], [derivative for _, derivative in kept]
 
 
 def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSettings) -> tuple[ObjectiveTerms, Slope]:

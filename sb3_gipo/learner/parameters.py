@@ -32,12 +32,15 @@ class Optimization(Protocol):
         ...
 
 
-def optimization(policy: ActorCriticPolicy) -> Optimization:
+def optimization(policy: ActorCriticPolicy, previous: Optimization | None = None) -> Optimization:
     """
     :param policy: to train
+    :param previous: that of the last update, used again where it still belongs to this policy
     :return: the fastest way that gives the numbers of its own optimizer
     """
-    return FlatAdam(policy) if FlatAdam.suits(policy) else AnyOptimizer(policy)
+    if not FlatAdam.suits(policy):
+        return AnyOptimizer(policy)
+    return previous if isinstance(previous, FlatAdam) and previous.belongs_to(policy) else FlatAdam(policy)
 
 
 class AnyOptimizer:
@@ -76,22 +79,26 @@ class FlatAdam:
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self._optimizer = policy.optimizer
-        (self._group,) = self._optimizer.param_groups
-        self._parameters: list[th.nn.Parameter] = self._group["params"]
+        self._parameters: list[th.nn.Parameter] = self._optimizer.param_groups[0]["params"]
         self._homes = [parameter.data for parameter in self._parameters]
-        states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
         self.values = _join(self._homes)
-        self.gradient = th.zeros_like(self.values)
+        self.gradient, self.exp_avg, self.exp_avg_sq = (th.zeros_like(self.values) for _ in range(3))
+        self.steps = th.zeros((), device=self.values.device)
         self._gradients = self.parts(self.gradient)
-        self.exp_avg, self.exp_avg_sq = (
-            _join([state.get(name, home) for state, home in zip(states, self._homes, strict=True)])
-            if states[0]
-            else th.zeros_like(self.values)
-            for name in ("exp_avg", "exp_avg_sq")
+
+    def belongs_to(self, policy: ActorCriticPolicy) -> bool:
+        """
+        :param policy: for which :meth:`suits` holds
+        :return: whether these vectors have the room for its parameters
+        """
+        parameters = list(policy.parameters())
+        return (
+            self._optimizer is policy.optimizer
+            and len(parameters) == len(self._parameters)
+            and all(one is other for one, other in zip(parameters, self._parameters, strict=True))
+            and parameters[0].device == self.values.device
+            and parameters[0].dtype == self.values.dtype
         )
-        self.steps = th.tensor(float(states[0]["step"]) if states[0] else 0.0)
-        if self.values.device.type == "cuda":
-            self.steps = self.steps.to(self.values.device)  # the fused step counts on the device
 
     @staticmethod
     def suits(policy: ActorCriticPolicy) -> bool:
@@ -121,10 +128,20 @@ class FlatAdam:
         )
 
     def __enter__(self) -> "FlatAdam":
+        states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
+        self.steps.fill_(float(states[0]["step"]) if states[0] else 0.0)
+        self._homes = [parameter.data for parameter in self._parameters]
+        self._load(self.values, self._homes)
+        for name, vector in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
+            self._load(vector, [state[name] for state in states if state])
         for parameter, value, gradient in zip(self._parameters, self.parts(self.values), self._gradients, strict=True):
             parameter.data = value
             parameter.grad = gradient
         return self
+
+    @staticmethod
+    def _load(vector: th.Tensor, tensors: list[th.Tensor]) -> None:
+        vector.copy_(_join(tensors)) if tensors else vector.zero_()
 
     def __exit__(self, *_: object) -> None:
         for parameter, home in zip(self._parameters, self._homes, strict=True):
@@ -140,6 +157,11 @@ class FlatAdam:
                 "exp_avg": exp_avg.clone(),
                 "exp_avg_sq": exp_avg_sq.clone(),
             }
+
+    @property
+    def _group(self) -> dict[str, Any]:
+        group: dict[str, Any] = self._optimizer.param_groups[0]  # loading a state makes it anew
+        return group
 
     def parts(self, vector: th.Tensor) -> list[th.Tensor]:
         """
@@ -157,7 +179,7 @@ class FlatAdam:
         finite = th.isfinite(norm)
         # as `clip_grad_norm_`
         self.gradient.mul_(th.clamp(max_grad_norm / (norm + 1e-6), max=1.0))
-        if self.values.is_cuda:
+        if self.values.device.type != "cpu":
             self._adam(found_inf=(~finite).float())
             return norm, finite
         if not finite:
@@ -199,8 +221,8 @@ class FlatAdam:
         return AdamSettings(float(beta1), float(beta2), float(self._group["eps"]))
 
     def state(self) -> AdamState:
-        """:return: the vectors themselves, and a copy of the number of steps as ``float64``"""
-        return AdamState(self.values, self.exp_avg, self.exp_avg_sq, self.steps.double())
+        """:return: the vectors themselves, to be changed in place"""
+        return AdamState(self.values, self.exp_avg, self.exp_avg_sq, self.steps)
 
 
 def _join(tensors: list[Any]) -> th.Tensor:

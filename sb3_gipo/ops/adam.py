@@ -14,7 +14,7 @@ class AdamSettings(NamedTuple):
 
 
 class AdamState(NamedTuple):
-    """Parameters with their moments, each [P], and the number of steps so far, a scalar of type ``float64``."""
+    """Parameters with their moments, each [P], and the number of steps so far, a scalar."""
 
     values: th.Tensor
     exp_avg: th.Tensor
@@ -38,8 +38,8 @@ def adam(state: AdamState, gradient: th.Tensor, learning_rate: th.Tensor, how: A
     steps = state.steps + 1
     exp_avg = state.exp_avg + (gradient - state.exp_avg) * (1 - how.beta1)
     exp_avg_sq = state.exp_avg_sq * how.beta2 + gradient * gradient * (1 - how.beta2)
-    # in float64: 1 - 0.999 ** step loses five digits otherwise
-    step_size = learning_rate / (1 - how.beta1**steps)
-    correction = (1 - how.beta2**steps).sqrt()
+    # in float64: 1 - 0.999 ** steps loses five digits otherwise
+    step_size = learning_rate / (1 - how.beta1 ** steps.double())
+    correction = (1 - how.beta2 ** steps.double()).sqrt()
     values = state.values - step_size * (exp_avg / (exp_avg_sq.sqrt() / correction + how.eps))
     return AdamState(values, exp_avg, exp_avg_sq, steps)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_gipo import UtilizationCallback, gipo
+from sb3_gipo import UtilizationCallback
 from sb3_gipo.callbacks.observers import observer_of
+from sb3_gipo.learner import step
 from tests.callbacks.runs import learn, make
 from tests.callbacks.test_metrics import bucket
 
@@ -37,19 +38,19 @@ class Seen(NamedTuple):
 def watch_gipo(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Notes (batch, terms) of every minibatch of the latest update; :return: a list that fills"""
     noted: list[Any] = []
-    objective, train = gipo.objective, model.train
+    objective, train = step.objective, model.train
 
     def spy(policy: Any, batch: Any, how: Any) -> Any:
-        terms = objective(policy, batch, how)
+        result = objective(policy, batch, how)
         now = policy.evaluate_actions(batch.observations, batch.actions)[1].detach()
         noted.append((batch, now, by_dimension(policy, batch)))
-        return terms
+        return result
 
     def begin() -> None:
         noted.clear()
         train()
 
-    monkeypatch.setattr(gipo, "objective", spy)
+    monkeypatch.setattr(step, "objective", spy)
     monkeypatch.setattr(model, "train", begin)
     return noted
 

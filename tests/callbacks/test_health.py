@@ -16,9 +16,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_gipo import GIPO, NonFiniteUpdateError, gipo
+from sb3_gipo import GIPO, NonFiniteUpdateError
 from sb3_gipo.callbacks import HealthCallback, HealthReport, HealthWarning
 from sb3_gipo.callbacks.health import ENOUGH_EPISODES, ENOUGH_STEPS, NAMES, RewardSignal, relative_entropy
+from sb3_gipo.learner import step
 from tests.callbacks.runs import Memory, learn, make
 
 PENDULUM: dict[str, Any] = {"gamma": 0.9, "learning_rate": 1e-3, "n_steps": 512}
@@ -295,22 +296,20 @@ def test_an_environment_that_goes_on_returning_what_is_not_finite() -> None:
 def test_which_minibatch_is_saved(tmp_path: Path) -> None:
     """Of skipped minibatches one of them; of a policy that has broken, the minibatch it could not evaluate."""
     model = make("gipo")
-    step = model._gradient_step
     skipped: list[th.Tensor] = []
-    objective = gipo.objective
+    objective = step.objective
 
     def broken(policy: Any, batch: Any, how: Any) -> Any:
-        terms = objective(policy, batch, how)
+        terms, slope = objective(policy, batch, how)
         if len(skipped) % 3 != 2:
-            terms = terms._replace(loss=terms.loss * float("nan"))
+            slope = slope._replace(roots=[root * float("nan") for root in slope.roots])
         skipped.append(batch.advantages)
-        return terms
+        return terms, slope
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gipo, "objective", broken)
+        patch.setattr(step, "objective", broken)
         callback = HealthCallback(save_path=tmp_path / "gipo")
         learn(model, callback, iterations=2)
-    assert step is not None
     report = next(report for report in callback.reports if report.symptom == "non_finite")
     assert "minibatches of this update had no finite gradient" in report.message
     assert report.batch is not None

@@ -17,9 +17,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from sb3_gipo import GIPO
 from sb3_gipo.callbacks import HealthCallback, HealthWarning, UtilizationCallback
 from sb3_gipo.callbacks.observers import GRAD_NORM_EVERY, ClipObserver, observer_of, used_advantages
-from sb3_gipo.learner.objective import ObjectiveTerms
+from sb3_gipo.learner.batches import MinibatchSource
+from sb3_gipo.learner.parameters import FlatAdam
 from sb3_gipo.learner.statistics import UpdateStatistics
-from sb3_gipo.rollouts.types import ReplayBatch
+from sb3_gipo.learner.step import EagerStep, StepSettings
+from sb3_gipo.policies import unchecked_distributions
 from tests.callbacks.runs import learn, make, parameters
 from tests.small_envs import SpaceEnv
 
@@ -411,16 +413,31 @@ def iter_of_meta_minibatches() -> Any:
         yield RolloutBufferSamples(*[th.zeros(16, device="meta") for _ in RolloutBufferSamples._fields])
 
 
-def test_what_gipo_gathers_does_not_wait_either() -> None:
-    """The same for GIPO's own statistics of a minibatch."""
-    meta = th.zeros(16, device="meta")
-    fields = dict.fromkeys(ObjectiveTerms._fields, meta)
-    batch = ReplayBatch(**dict.fromkeys(ReplayBatch._fields, meta))
+@pytest.mark.parametrize("level", ["joint", "dimension"])
+def test_no_step_of_gipo_waits_either(level: Any) -> None:
+    """The same for GIPO's whole step and its statistics: minibatch, objective, backward pass, clipping, Adam."""
+    model = make("gipo", ratio_level=level)
+    model.policy.to("meta")
+    model.policy.optimizer = th.optim.Adam(model.policy.parameters(), fused=True)
+    sizes = {
+        "observations": (50, 3),
+        "actions": (50, 2),
+        "old_dimension_log_prob": (50, 2),
+        "version_gap": (50,),
+        "facts": (5, 50),
+    }
+    columns: dict[str, Any] = {name: th.zeros(shape, device="meta") for name, shape in sizes.items()}
+    source = MinibatchSource(**columns, rows=None, device=th.device("meta"))
     statistics = UpdateStatistics(old_threshold=4)
-    for _ in range(3):
-        statistics.add(ObjectiveTerms(**fields), batch)
-        statistics.add_gradient(meta.sum())
-    assert statistics.any_step
+    optimization = FlatAdam(model.policy)
+    with unchecked_distributions():
+        step = EagerStep(model.policy, optimization, StepSettings(model._objective_settings(), 0.5, None))
+        for _ in range(3):
+            batch = source.take(np.arange(16))
+            statistics.add(step(batch), batch)
+    assert len(statistics._outcomes) == 3
+    with pytest.raises(RuntimeError, match="meta"):
+        statistics.settle()
 
 
 # --- who can be watched ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,111 @@
+"""What the policy does at every environment step, as one compiled graph."""
+
+import time
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sb3_gipo.learner.compiled import OtherNumbersError, all_close, refusal
+from sb3_gipo.policies import unchecked_distributions
+
+# actions, values and log-probabilities, as ``policy.forward`` returns them
+Step = tuple[th.Tensor, ...]
+
+
+class CompiledActing:
+    """
+    ``policy.forward`` for the observations of one vectorised step, sampling included, compiled when it is first called and put
+    in the policy's place for the time of a rollout. It draws the same random numbers as the policy itself.
+
+    :param policy: that acts; without gSDE, whose noise is no input of the policy
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self.seconds = 0.0  # spent on compiling so far
+        self.policy = policy
+        self._graphs: dict[Any, Any] = {}  # by the shapes of the observations; ``None``: cannot be had
+        self._weights: list[th.Tensor] = []
+
+    def __enter__(self) -> "CompiledActing":
+        parameters = [parameter.detach() for parameter in self.policy.parameters()]
+        # one vector: the fewer arguments a graph has, the less it takes to call it
+        self._weights = [th.cat([parameter.reshape(-1) for parameter in parameters]), *self.policy.buffers()]
+        vars(self.policy)["forward"] = self._forward
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        vars(self.policy).pop("forward", None)
+
+    def _forward(self, obs: PyTorchObs, deterministic: bool = False) -> Step:
+        observations = list(obs.values()) if isinstance(obs, dict) else [obs]
+        key = tuple((column.shape, column.dtype) for column in observations)
+        if deterministic or self.policy.training or th.is_grad_enabled():
+            return self._as_written(obs, deterministic)
+        if key not in self._graphs:
+            self._graphs[key] = self._compile(obs, observations)
+        graph = self._graphs[key]
+        if graph is None:
+            return self._as_written(obs)
+        result: Step = graph(*self._weights, *observations)
+        return result
+
+    def _as_written(self, obs: PyTorchObs, deterministic: bool = False) -> Step:
+        result: Step = type(self.policy).forward(self.policy, obs, deterministic)  # type: ignore[arg-type]  # SB3 says a tensor
+        return result
+
+    def _compile(self, obs: PyTorchObs, observations: list[th.Tensor]) -> Any:
+        start = time.perf_counter()
+        distribution = vars(self.policy.action_dist).copy()
+        generators = th.random.get_rng_state()
+        try:
+            with unchecked_distributions():
+                graph = self._record(obs, observations)
+                vars(self.policy.action_dist).update(distribution)
+                with th.random.fork_rng(devices=[]):
+                    expected = self._as_written(obs)
+                found = graph(*self._weights, *observations)
+            if not all_close(expected, found):
+                raise OtherNumbersError
+            return graph
+        except Exception as error:  # of a compiler or a policy: anything
+            refusal(error, "acts")
+            return None
+        finally:
+            vars(self.policy.action_dist).update(distribution)
+            th.random.set_rng_state(generators)
+            self.seconds += time.perf_counter() - start
+
+    def _record(self, obs: PyTorchObs, observations: list[th.Tensor]) -> Any:
+        parameters = [(name, parameter.shape, parameter.numel()) for name, parameter in self.policy.named_parameters()]
+        buffers = [name for name, _ in self.policy.named_buffers()]
+        module = _Acting(self.policy)
+
+        def step(*tensors: th.Tensor) -> Step:
+            pieces = th.split(tensors[0], [size for *_, size in parameters])
+            swapped = {f"policy.{name}": piece.view(shape) for piece, (name, shape, _) in zip(pieces, parameters, strict=True)}
+            swapped.update({f"policy.{name}": tensors[1 + number] for number, name in enumerate(buffers)})
+            seen = tensors[1 + len(buffers) :]
+            given: Any = dict(zip(obs, seen, strict=True)) if isinstance(obs, dict) else seen[0]
+            result: Step = functional_call(module, swapped, (given,))
+            return result
+
+        recorded = make_fx(step, tracing_mode="fake")(*self._weights, *observations)
+        # torch's own generator: the numbers of a run do not depend on whether it was compiled
+        options: dict[str, Any] = {"cpp_wrapper": True, "fallback_random": True}
+        return th.compile(recorded, fullgraph=True, dynamic=False, options=options)
+
+
+class _Acting(th.nn.Module):
+    """``policy.forward`` as its class defines it: on the policy itself it is replaced."""
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, obs: Any) -> Step:
+        result: Step = type(self.policy).forward(self.policy, obs)
+        return result

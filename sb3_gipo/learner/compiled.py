@@ -1,0 +1,305 @@
+"""
+The gradient step as one compiled graph: forward pass, slope, clipping and Adam.
+
+The step is recorded once, operation by operation, from the very functions that :class:`~sb3_gipo.learner.step.EagerStep`
+calls, and handed to ``torch.compile``. All numbers that may change from update to update (learning rate, coefficients, widths)
+enter as tensors, so that schedules need no second compilation. Before a graph is used, its result is compared with that of the
+functions themselves: a policy that draws random numbers in training, or changes as it runs, is found there and left as it is.
+"""
+
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms, Slope, objective
+from sb3_gipo.learner.parameters import FlatAdam, Optimization
+from sb3_gipo.learner.step import EagerStep, Step, StepOutcome, StepSettings
+from sb3_gipo.ops.adam import AdamSettings, AdamState, adam
+from sb3_gipo.rollouts.types import ReplayBatch
+
+# How far a graph may be from the functions it was made of, relative to the largest number: float32 adds up in another order.
+_TOLERANCE = 1e-4
+# What may follow a schedule. A coefficient of 0 stays a number: its term is left out.
+_COEFFICIENTS = ("clip_range", "clip_range_vf", "sigma", "sigma_neg", "ent_coef", "vf_coef", "kl_coef")
+_OPTIONAL = ("ent_coef", "kl_coef")
+
+
+class CompileWarning(UserWarning):
+    """``compile=True`` was asked for and cannot be had: training goes on uncompiled."""
+
+
+class OtherNumbersError(ValueError):
+    """A graph does not do what the functions do that it was made of."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the graph gives other numbers than the policy itself, which draws random numbers of its own (dropout does) or "
+            "depends on something that is no tensor."
+        )
+
+
+def refusal(error: Exception, what: str) -> None:
+    """
+    Say that a graph cannot be had.
+
+    :param error: why
+    :param what: what the policy does uncompiled instead
+    """
+    reason = "\n".join(f"{type(error).__name__}: {str(error).strip()}".splitlines()[:5])
+    warnings.warn(
+        f"`compile=True` cannot be had here: the policy {what} uncompiled. {reason}\n"
+        "(A C++ compiler, g++ or clang++, and Python's headers are needed on a CPU, Triton on a GPU.)",
+        CompileWarning,
+        stacklevel=2,
+    )
+
+
+class CompiledSteps:
+    """The graphs of one model, made when they are first needed and kept from update to update."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # spent on compiling so far
+        self._graphs: dict[Any, RecordedStep | None] = {}  # ``None``: cannot be had
+        self._policy: ActorCriticPolicy | None = None
+
+    def step(self, policy: ActorCriticPolicy, optimization: Optimization, how: StepSettings, batch_size: int) -> Step:
+        """
+        :param policy: to train
+        :param optimization: of its parameters, entered
+        :param how: the rest
+        :param batch_size: of the minibatches that are worth a graph; smaller ones take the step operation by operation
+        :return: the step for one update
+        """
+        eager = EagerStep(policy, optimization, how)
+        if not isinstance(optimization, FlatAdam):
+            self._refuse(type(policy.optimizer), ValueError(f"{type(policy.optimizer).__name__} is not torch's plain Adam."))
+            return eager
+        if policy is not self._policy:
+            self._graphs, self._policy = {}, policy
+        return CompiledStep(self, eager, policy, optimization, how, batch_size)
+
+    def graph(
+        self, policy: ActorCriticPolicy, optimization: FlatAdam, how: StepSettings, batch: ReplayBatch
+    ) -> "RecordedStep | None":
+        """
+        :return: the graph for these settings, compiled now if need be; ``None`` where there can be none
+        """
+        key = _static_part(how.objective, optimization.settings(), policy.training)
+        if key not in self._graphs:
+            start = time.perf_counter()
+            try:
+                self._graphs[key] = _compile_and_compare(policy, optimization, how, batch)
+            except Exception as error:  # of a compiler, a policy or a user's function: anything
+                self._refuse(key, error)
+            self.seconds += time.perf_counter() - start
+        return self._graphs[key]
+
+    def _refuse(self, key: Any, error: Exception) -> None:
+        if key not in self._graphs:
+            self._graphs[key] = None
+            refusal(error, "is trained")
+
+
+class CompiledStep:
+    """
+    The step of one update. Arguments as in :meth:`CompiledSteps.step`.
+    """
+
+    def __init__(
+        self,
+        graphs: CompiledSteps,
+        eager: EagerStep,
+        policy: ActorCriticPolicy,
+        optimization: FlatAdam,
+        how: StepSettings,
+        batch_size: int,
+    ) -> None:
+        self._graphs = graphs
+        self._eager = eager
+        self._made_for = policy, optimization, how
+        self._batch_size = batch_size
+        self._kl_limit = how.kl_limit
+        self._graph: RecordedStep | None = None
+        self._arguments = [*optimization.state(), *_numbers(how, optimization.learning_rate, policy.device), *policy.buffers()]
+
+    def __call__(self, batch: ReplayBatch) -> StepOutcome:
+        """
+        :param batch: minibatch
+        :return: what the step did
+        """
+        if len(batch.advantages) != self._batch_size:
+            return self._eager(batch)
+        if self._graph is None:
+            self._graph = self._graphs.graph(*self._made_for, batch)
+            if self._graph is None:
+                return self._eager(batch)
+        terms, norm, flag = self._graph(self._arguments, batch)
+        finite = bool(flag) if flag.device.type == "cpu" else flag
+        if self._kl_limit is not None and bool(terms.approx_kl > self._kl_limit):
+            return StepOutcome(terms, None, True)
+        return StepOutcome(terms, norm, finite)
+
+
+class RecordedStep:
+    """
+    One compiled graph.
+
+    :param policy: to train
+    :param optimization: of its parameters, entered
+    :param how: settings; of the numbers among them only which there are
+    :param batch: a minibatch of the size that the graph is for
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, optimization: FlatAdam, how: StepSettings, batch: ReplayBatch) -> None:
+        self._policy = policy
+        self._cuda = policy.device.type == "cuda"
+        names = _coefficient_names(how.objective)
+        buffers = [f"policy.{name}" for name, _ in policy.named_buffers()]
+        parameters = [f"policy.{name}" for name, _ in policy.named_parameters()]
+        module, adam_settings = _Objective(policy), optimization.settings()
+
+        def step(*tensors: th.Tensor) -> tuple[th.Tensor, ...]:
+            state, (coefficients, learning_rate), rest = AdamState(*tensors[:4]), tensors[4:6], tensors[6:]
+            *numbers, max_grad_norm, kl_limit = coefficients.unbind()
+            coefficient: dict[str, Any] = dict(zip(names, numbers, strict=True))
+            now = how.objective._replace(**coefficient)
+            values = state.values.detach().requires_grad_()
+            swapped: dict[str, Any] = dict(zip(parameters, optimization.parts(values), strict=True))
+            swapped.update(zip(buffers, rest[: len(buffers)], strict=True))
+            terms, slope = functional_call(module, swapped, (_batch(batch, rest[len(buffers) :]), now))
+            gradient = slope.gradient(values)
+            norm = th.linalg.vector_norm(gradient)
+            finite = th.isfinite(norm)
+            gradient = gradient * th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
+            after = adam(state, gradient, learning_rate, adam_settings)
+            changes = finite & (terms.approx_kl <= kl_limit)
+            for old, new in zip(state, after, strict=True):
+                old.copy_(th.where(changes, new, old))
+            return (*terms, norm, finite)
+
+        arguments = [*optimization.state(), *_numbers(how, optimization.learning_rate, policy.device), *policy.buffers()]
+        # on stand-ins without numbers: what depends on them cannot be recorded, and says so
+        recorded = make_fx(step, tracing_mode="fake")(*arguments, *_tensors(batch))
+        # a wrapper in C++ spares the way from one kernel to the next through Python; CUDA graphs do it on a GPU
+        options: dict[str, Any] = {"triton.cudagraphs": True} if self._cuda else {"cpp_wrapper": True}
+        self._compiled = th.compile(recorded, fullgraph=True, dynamic=False, options=options)
+
+    def __call__(self, arguments: list[th.Tensor], batch: ReplayBatch) -> tuple[ObjectiveTerms, th.Tensor, th.Tensor]:
+        """
+        :param arguments: state of the optimizer, which is changed, numbers of the day, buffers of the policy
+        :param batch: minibatch
+        :return: what is logged of it, norm of the gradient, and whether that was finite
+        """
+        with th.no_grad():
+            if self._cuda:  # the next replay of the graph overwrites its results
+                th.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch does not annotate it
+                results = [result.clone() for result in self._compiled(*arguments, *_tensors(batch))]
+            else:
+                results = self._compiled(*arguments, *_tensors(batch))
+        *terms, norm, finite = results
+        return ObjectiveTerms(*terms), norm, finite
+
+
+class _Objective(th.nn.Module):
+    """The objective as a module, so that parameters can be put in its policy's place."""
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: ReplayBatch, how: ObjectiveSettings) -> tuple[ObjectiveTerms, Slope]:
+        return objective(self.policy, batch, how)
+
+
+def _compile_and_compare(
+    policy: ActorCriticPolicy, optimization: FlatAdam, how: StepSettings, batch: ReplayBatch
+) -> RecordedStep:
+    """:raises ValueError: when the graph does not do what the functions do"""
+    numbers = _numbers(how, optimization.learning_rate, policy.device)
+    state = AdamState(*(part.clone() for part in optimization.state()))
+    buffers = [buffer.clone() for buffer in policy.buffers()]
+    distribution = vars(policy.action_dist).copy()
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    with th.random.fork_rng(devices=devices):
+        try:
+            recorded = RecordedStep(policy, optimization, how, batch)
+            vars(policy.action_dist).update(distribution)
+            terms, slope = objective(policy, batch, how.objective)
+            optimization.gradient.zero_()
+            slope.backward()
+        finally:  # recording leaves its stand-ins in the policy's distribution
+            vars(policy.action_dist).update(distribution)
+            changed = [not th.equal(*pair) for pair in zip(policy.buffers(), buffers, strict=True)]
+            for buffer, before in zip(policy.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        if any(changed):
+            raise ValueError("the policy changes its buffers in training (batch normalization does), which is not compiled.")
+        norm = th.linalg.vector_norm(optimization.gradient)
+        clipped = optimization.gradient * th.clamp(how.max_grad_norm / (norm + 1e-6), max=1.0)
+        expected = adam(state, clipped, numbers[1], optimization.settings())
+        applied = bool(th.isfinite(norm)) and not (how.kl_limit is not None and bool(terms.approx_kl > how.kl_limit))
+        after = expected if applied else AdamState(*(part.clone() for part in state))
+        found = recorded([*state, *numbers, *buffers], batch)
+    pairs = [*zip(terms, found[0], strict=True), (norm, found[1]), *zip(after, state, strict=True)]
+    if not all_close(*zip(*pairs, strict=True)):
+        raise OtherNumbersError
+    return recorded
+
+
+def all_close(expected: Iterable[th.Tensor], found: Iterable[th.Tensor]) -> bool:
+    """
+    :param expected: of the functions
+    :param found: of the graph
+    :return: whether they agree but for rounding
+    """
+    return all(_close(*pair) for pair in zip(expected, found, strict=True))
+
+
+def _close(one: th.Tensor, other: th.Tensor) -> bool:
+    one, other = one.double(), other.double()
+    if not bool(th.isfinite(one).all()):
+        return bool((th.isfinite(one) == th.isfinite(other)).all())
+    scale = max(float(one.abs().max()), 1.0)
+    return float((one - other).abs().max()) <= _TOLERANCE * scale
+
+
+def _numbers(how: StepSettings, learning_rate: float, device: th.device) -> tuple[th.Tensor, th.Tensor]:
+    """Coefficients of the objective, largest norm of the gradient and limit of the divergence; the learning rate."""
+    limit = float("inf") if how.kl_limit is None else how.kl_limit
+    coefficients = [float(getattr(how.objective, name)) for name in _coefficient_names(how.objective)]
+    return (
+        th.tensor([*coefficients, how.max_grad_norm, limit], dtype=th.float32, device=device),
+        th.tensor(learning_rate, dtype=th.float64, device=device),
+    )
+
+
+def _coefficient_names(how: ObjectiveSettings) -> list[str]:
+    given = {name: getattr(how, name) for name in _COEFFICIENTS}
+    return [name for name, value in given.items() if value is not None and not (name in _OPTIONAL and value == 0)]
+
+
+def _static_part(how: ObjectiveSettings, adam_settings: AdamSettings, training: bool) -> Any:
+    """What a graph is made for; everything else it takes as tensors."""
+    fixed = [value for name, value in how._asdict().items() if name not in (*_COEFFICIENTS, "surrogate_kwargs")]
+    return *fixed, repr(sorted(how.surrogate_kwargs.items())), tuple(_coefficient_names(how)), adam_settings, training
+
+
+def _tensors(batch: ReplayBatch) -> list[th.Tensor]:
+    observations = batch.observations
+    first = list(observations.values()) if isinstance(observations, dict) else [observations]
+    return first + [field for field in batch[1:] if field is not None]
+
+
+def _batch(like: ReplayBatch, tensors: tuple[th.Tensor, ...]) -> ReplayBatch:
+    """The inverse of :func:`_tensors`."""
+    remaining = iter(tensors)
+    observations: Any = like.observations
+    observations = {key: next(remaining) for key in observations} if isinstance(observations, dict) else next(remaining)
+    fields: list[Any] = [None if field is None else next(remaining) for field in like[1:]]
+    return ReplayBatch(observations, *fields)
