@@ -98,6 +98,10 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param old_threshold: Version gap above which a sample counts as old in the metrics
     :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities;
         ``None``: 0.1 with replay, 0 without
+    :param compile: compile the gradient step and, on a CPU, the policy that acts: several times as fast with small networks,
+        after half a minute of compiling, which counts in no time that is logged; the same numbers up to rounding. Where that
+        is not possible, training goes on uncompiled with a warning
+    :param bf16: forward passes of the update in bfloat16 (torch's autocast): for large networks on a GPU
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -238,6 +242,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         settings.check_at_least("old_threshold", self.old_threshold, 0, integer=True)
         if self.max_policy_lag is not None:
             settings.check_at_least("max_policy_lag", self.max_policy_lag, 0, integer=True)
+        settings.check_compile(self.compile, self.bf16)
         settings.check_replay(self.replay_capacity, self.gradient_steps, self.n_steps, self.n_envs, self.batch_size)
 
     # ---------------------------------------------------------------- update
@@ -246,7 +251,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         """
         One iteration of GIPO (paper, algorithm 1): targets of everything stored, minibatches, a new policy version.
         """
-        start = time.perf_counter()
+        start, compiled = time.perf_counter(), self._engine.compile_seconds
         targets = self._compute_targets()
         targets_done = time.perf_counter()
         self.policy.set_training_mode(True)
@@ -268,7 +273,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         if self.replay_buffer is not None:
             self.replay_buffer.policy_version = self.policy_version
         self.logger.record("time/targets", targets_done - start)
-        self.logger.record("time/update", time.perf_counter() - targets_done)
+        self.logger.record("time/update", time.perf_counter() - targets_done - self._leave_out_compiling(compiled))
 
     def _compute_targets(self) -> ReplayTargets | None:
         if self.replay_buffer is None:
@@ -311,7 +316,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
             statistics.add(outcome, batch)
             if outcome.beyond_limit:
                 if self.verbose >= 1:
-                    print(f"Early stopping at step {epoch} due to reaching max kl: {outcome.terms.approx_kl:.2f}")
+                    print(f"Early stopping at step {epoch} due to reaching max kl: {outcome.terms.divergence():.2f}")
                 return False
         statistics.settle()
         if not statistics.any_step:

@@ -16,6 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_gipo import settings
 from sb3_gipo.learner import checkpoint
 from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.observed import ObservedUpdate
@@ -96,6 +97,15 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         if seed is not None and self.replay_buffer is not None:
             self.replay_buffer.rng = np.random.default_rng(seed)
 
+    # ---------------------------------------------------------------- hints
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
+        if self._n_parameters() < settings.LARGE_NETWORK:  # as SB3, which does not look at the size
+            super()._maybe_recommend_cpu(mlp_class_name)
+
+    def _n_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.policy.parameters())
+
     # ---------------------------------------------------------------- collect
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -153,7 +163,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         :return: false when a callback stopped it
         :raises DeadEnvironmentError: when an environment in another process died
         """
-        start = time.perf_counter()
+        start, compiled = time.perf_counter(), self._engine.compile_seconds
         try:
             with self._engine.acting(self.policy, self.ratio_level != "joint" or self.policy.squash_output):
                 finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
@@ -166,8 +176,21 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         finally:
             if isinstance(self._recorder, RolloutRecorder):
                 self._interruption = self._recorder.interruption()
-        self.logger.record("time/collect", time.perf_counter() - start)
+        self.logger.record("time/collect", time.perf_counter() - start - self._leave_out_compiling(compiled))
         return finished
+
+    def _leave_out_compiling(self, before: float) -> float:
+        """
+        Compiling happens once and says nothing of the speed: ``time/fps`` and ``time/time_elapsed`` do not see it.
+
+        :param before: seconds of compiling up to some time ago
+        :return: seconds since
+        """
+        seconds = self._engine.compile_seconds - before
+        if seconds:
+            self.start_time += int(seconds * 1e9)
+            self.logger.record("time/compile", self._engine.compile_seconds)
+        return seconds
 
     # ---------------------------------------------------------------- save, load, resume
 
@@ -253,6 +276,9 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self._checkpoint is not None and self._checkpoint["generators"] is not None:
             checkpoint.restore_generators(self._checkpoint["generators"])
             self._checkpoint["generators"] = None
+        hint = settings.thread_hint(self.device, th.get_num_threads(), self._n_parameters())
+        if hint is not None and self.verbose >= 1:
+            print(hint)
         return super()._setup_learn(*args, **kwargs)
 
     def _restore_normalizer(self) -> None:

@@ -6,11 +6,14 @@ import warnings
 from collections.abc import Iterable
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 # A schedule that ends at 0 ends here instead: a trust weight needs a width.
 MIN_SIGMA = 1e-3
+SMALL_NETWORK = 50_000  # parameters of a policy up to which one thread is best (benchmarks/speed, part learner)
+LARGE_NETWORK = 2_000_000  # from which on a GPU may pay for a policy without images
 BATCH_OF_ONE = "`batch_size` must be greater than 1. See https://github.com/DLR-RM/stable-baselines3/issues/440"
 
 
@@ -85,6 +88,32 @@ def check_minibatches(n_steps: int, n_envs: int, batch_size: int, normalize_adva
             f"Info: (n_steps={n_steps} and n_envs={n_envs})",
             stacklevel=3,
         )
+
+
+def thread_hint(device: th.device, n_threads: int, n_parameters: int) -> str | None:
+    """
+    :param device: of the learner
+    :param n_threads: of torch
+    :param n_parameters: of the policy
+    :return: what to say where more threads than one cost more than they bring; ``None``: nothing
+    """
+    if device.type != "cpu" or n_threads == 1 or n_parameters >= SMALL_NETWORK:
+        return None
+    return (
+        f"torch uses {n_threads} threads; for a network of {n_parameters} parameters one is as fast or faster and leaves the "
+        "other cores to environments and further runs: `torch.set_num_threads(1)`, or OMP_NUM_THREADS=1 in the environment."
+    )
+
+
+def check_compile(compile: object, bf16: object) -> None:
+    """
+    :param compile: argument of GIPO
+    :param bf16: argument of GIPO
+    :raises ValueError: where one is not true or false
+    """
+    for name, value in (("compile", compile), ("bf16", bf16)):
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` is {value!r}; it must be True or False.")
 
 
 def check_replay(capacity: object, gradient_steps: object, n_steps: int, n_envs: int, batch_size: int) -> None:

@@ -7,9 +7,8 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from sb3_gipo.learner.compiled import OtherNumbersError, all_close, refusal
+from sb3_gipo.learner.graphs import Graph, OtherNumbersError, all_close, compile_graph, distribution_kept, refusal
 from sb3_gipo.policies import unchecked_distributions
 
 # actions, values and log-probabilities, as ``policy.forward`` returns them
@@ -27,7 +26,7 @@ class CompiledActing:
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.seconds = 0.0  # spent on compiling so far
         self.policy = policy
-        self._graphs: dict[Any, Any] = {}  # by the shapes of the observations; ``None``: cannot be had
+        self._graphs: dict[Any, Graph | None] = {}  # by the shapes of the observations; ``None``: cannot be had
         self._weights: list[th.Tensor] = []
 
     def __enter__(self) -> "CompiledActing":
@@ -50,21 +49,18 @@ class CompiledActing:
         graph = self._graphs[key]
         if graph is None:
             return self._as_written(obs)
-        result: Step = graph(*self._weights, *observations)
-        return result
+        actions, values, log_probs = graph(*self._weights, *observations)
+        return actions, values, log_probs
 
     def _as_written(self, obs: PyTorchObs, deterministic: bool = False) -> Step:
         result: Step = type(self.policy).forward(self.policy, obs, deterministic)  # type: ignore[arg-type]  # SB3 says a tensor
         return result
 
-    def _compile(self, obs: PyTorchObs, observations: list[th.Tensor]) -> Any:
+    def _compile(self, obs: PyTorchObs, observations: list[th.Tensor]) -> Graph | None:
         start = time.perf_counter()
-        distribution = vars(self.policy.action_dist).copy()
-        generators = th.random.get_rng_state()
         try:
-            with unchecked_distributions():
+            with unchecked_distributions(), distribution_kept(self.policy), th.random.fork_rng(devices=[]):
                 graph = self._record(obs, observations)
-                vars(self.policy.action_dist).update(distribution)
                 with th.random.fork_rng(devices=[]):
                     expected = self._as_written(obs)
                 found = graph(*self._weights, *observations)
@@ -75,11 +71,9 @@ class CompiledActing:
             refusal(error, "acts")
             return None
         finally:
-            vars(self.policy.action_dist).update(distribution)
-            th.random.set_rng_state(generators)
             self.seconds += time.perf_counter() - start
 
-    def _record(self, obs: PyTorchObs, observations: list[th.Tensor]) -> Any:
+    def _record(self, obs: PyTorchObs, observations: list[th.Tensor]) -> Graph:
         parameters = [(name, parameter.shape, parameter.numel()) for name, parameter in self.policy.named_parameters()]
         buffers = [name for name, _ in self.policy.named_buffers()]
         module = _Acting(self.policy)
@@ -93,10 +87,7 @@ class CompiledActing:
             result: Step = functional_call(module, swapped, (given,))
             return result
 
-        recorded = make_fx(step, tracing_mode="fake")(*self._weights, *observations)
-        # torch's own generator: the numbers of a run do not depend on whether it was compiled
-        options: dict[str, Any] = {"cpp_wrapper": True, "fallback_random": True}
-        return th.compile(recorded, fullgraph=True, dynamic=False, options=options)
+        return compile_graph(step, [*self._weights, *observations])
 
 
 class _Acting(th.nn.Module):

@@ -8,56 +8,23 @@ functions themselves: a policy that draws random numbers in training, or changes
 """
 
 import time
-import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from sb3_gipo.learner.graphs import OtherNumbersError, all_close, compile_graph, distribution_kept, refusal
 from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms, Slope, objective
 from sb3_gipo.learner.parameters import FlatAdam, Optimization
 from sb3_gipo.learner.step import EagerStep, Step, StepOutcome, StepSettings
 from sb3_gipo.ops.adam import AdamSettings, AdamState, adam
 from sb3_gipo.rollouts.types import ReplayBatch
 
-# How far a graph may be from the functions it was made of, relative to the largest number: float32 adds up in another order.
-_TOLERANCE = 1e-4
 # What may follow a schedule. A coefficient of 0 stays a number: its term is left out.
 _COEFFICIENTS = ("clip_range", "clip_range_vf", "sigma", "sigma_neg", "ent_coef", "vf_coef", "kl_coef")
 _OPTIONAL = ("ent_coef", "kl_coef")
-
-
-class CompileWarning(UserWarning):
-    """``compile=True`` was asked for and cannot be had: training goes on uncompiled."""
-
-
-class OtherNumbersError(ValueError):
-    """A graph does not do what the functions do that it was made of."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the graph gives other numbers than the policy itself, which draws random numbers of its own (dropout does) or "
-            "depends on something that is no tensor."
-        )
-
-
-def refusal(error: Exception, what: str) -> None:
-    """
-    Say that a graph cannot be had.
-
-    :param error: why
-    :param what: what the policy does uncompiled instead
-    """
-    reason = "\n".join(f"{type(error).__name__}: {str(error).strip()}".splitlines()[:5])
-    warnings.warn(
-        f"`compile=True` cannot be had here: the policy {what} uncompiled. {reason}\n"
-        "(A C++ compiler, g++ or clang++, and Python's headers are needed on a CPU, Triton on a GPU.)",
-        CompileWarning,
-        stacklevel=2,
-    )
 
 
 class CompiledSteps:
@@ -141,14 +108,14 @@ class CompiledStep:
                 return self._eager(batch)
         terms, norm, flag = self._graph(self._arguments, batch)
         finite = bool(flag) if flag.device.type == "cpu" else flag
-        if self._kl_limit is not None and bool(terms.approx_kl > self._kl_limit):
+        if self._kl_limit is not None and bool(terms.divergence() > self._kl_limit):
             return StepOutcome(terms, None, True)
         return StepOutcome(terms, norm, finite)
 
 
 class RecordedStep:
     """
-    One compiled graph.
+    The graph of one step.
 
     :param policy: to train
     :param optimization: of its parameters, entered
@@ -178,17 +145,13 @@ class RecordedStep:
             finite = th.isfinite(norm)
             gradient = gradient * th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
             after = adam(state, gradient, learning_rate, adam_settings)
-            changes = finite & (terms.approx_kl <= kl_limit)
+            changes = finite & (terms.divergence() <= kl_limit)
             for old, new in zip(state, after, strict=True):
                 old.copy_(th.where(changes, new, old))
             return (*terms, norm, finite)
 
         arguments = [*optimization.state(), *_numbers(how, optimization.learning_rate, policy.device), *policy.buffers()]
-        # on stand-ins without numbers: what depends on them cannot be recorded, and says so
-        recorded = make_fx(step, tracing_mode="fake")(*arguments, *_tensors(batch))
-        # a wrapper in C++ spares the way from one kernel to the next through Python; CUDA graphs do it on a GPU
-        options: dict[str, Any] = {"triton.cudagraphs": True} if self._cuda else {"cpp_wrapper": True}
-        self._compiled = th.compile(recorded, fullgraph=True, dynamic=False, options=options)
+        self._graph = compile_graph(step, [*arguments, *_tensors(batch)])
 
     def __call__(self, arguments: list[th.Tensor], batch: ReplayBatch) -> tuple[ObjectiveTerms, th.Tensor, th.Tensor]:
         """
@@ -199,9 +162,9 @@ class RecordedStep:
         with th.no_grad():
             if self._cuda:  # the next replay of the graph overwrites its results
                 th.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch does not annotate it
-                results = [result.clone() for result in self._compiled(*arguments, *_tensors(batch))]
+                results: Sequence[th.Tensor] = [result.clone() for result in self._graph(*arguments, *_tensors(batch))]
             else:
-                results = self._compiled(*arguments, *_tensors(batch))
+                results = self._graph(*arguments, *_tensors(batch))
         *terms, norm, finite = results
         return ObjectiveTerms(*terms), norm, finite
 
@@ -224,49 +187,28 @@ def _compile_and_compare(
     numbers = _numbers(how, optimization.learning_rate, policy.device)
     state = AdamState(*(part.clone() for part in optimization.state()))
     buffers = [buffer.clone() for buffer in policy.buffers()]
-    distribution = vars(policy.action_dist).copy()
     devices = [policy.device] if policy.device.type == "cuda" else []
     with th.random.fork_rng(devices=devices):
-        try:
+        with distribution_kept(policy):
             recorded = RecordedStep(policy, optimization, how, batch)
-            vars(policy.action_dist).update(distribution)
-            terms, slope = objective(policy, batch, how.objective)
-            optimization.gradient.zero_()
-            slope.backward()
-        finally:  # recording leaves its stand-ins in the policy's distribution
-            vars(policy.action_dist).update(distribution)
-            changed = [not th.equal(*pair) for pair in zip(policy.buffers(), buffers, strict=True)]
-            for buffer, before in zip(policy.buffers(), buffers, strict=True):
-                buffer.copy_(before)
+        terms, slope = objective(policy, batch, how.objective)
+        optimization.gradient.zero_()
+        slope.backward()
+        changed = [not th.equal(*pair) for pair in zip(policy.buffers(), buffers, strict=True)]
+        for buffer, before in zip(policy.buffers(), buffers, strict=True):
+            buffer.copy_(before)
         if any(changed):
             raise ValueError("the policy changes its buffers in training (batch normalization does), which is not compiled.")
         norm = th.linalg.vector_norm(optimization.gradient)
         clipped = optimization.gradient * th.clamp(how.max_grad_norm / (norm + 1e-6), max=1.0)
         expected = adam(state, clipped, numbers[1], optimization.settings())
-        applied = bool(th.isfinite(norm)) and not (how.kl_limit is not None and bool(terms.approx_kl > how.kl_limit))
+        applied = bool(th.isfinite(norm)) and not (how.kl_limit is not None and bool(terms.divergence() > how.kl_limit))
         after = expected if applied else AdamState(*(part.clone() for part in state))
         found = recorded([*state, *numbers, *buffers], batch)
     pairs = [*zip(terms, found[0], strict=True), (norm, found[1]), *zip(after, state, strict=True)]
     if not all_close(*zip(*pairs, strict=True)):
         raise OtherNumbersError
     return recorded
-
-
-def all_close(expected: Iterable[th.Tensor], found: Iterable[th.Tensor]) -> bool:
-    """
-    :param expected: of the functions
-    :param found: of the graph
-    :return: whether they agree but for rounding
-    """
-    return all(_close(*pair) for pair in zip(expected, found, strict=True))
-
-
-def _close(one: th.Tensor, other: th.Tensor) -> bool:
-    one, other = one.double(), other.double()
-    if not bool(th.isfinite(one).all()):
-        return bool((th.isfinite(one) == th.isfinite(other)).all())
-    scale = max(float(one.abs().max()), 1.0)
-    return float((one - other).abs().max()) <= _TOLERANCE * scale
 
 
 def _numbers(how: StepSettings, learning_rate: float, device: th.device) -> tuple[th.Tensor, th.Tensor]:

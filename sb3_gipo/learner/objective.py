@@ -74,13 +74,15 @@ class ObjectiveTerms(NamedTuple):
     policy_loss: th.Tensor
     value_loss: th.Tensor
     entropy_loss: th.Tensor
-    clip_fraction: th.Tensor
-    approx_kl: th.Tensor  # divergence from the policy at the start of this update
     multiplier: th.Tensor  # of each ratio [B] or [B, D]
     advantages: th.Tensor  # as used [B]
     log_ratio: th.Tensor  # to the behaviour policy, as the surrogate saw it [B] or [B, D]
     joint_log_ratio: th.Tensor  # of the whole action [B]
     start_log_ratio: th.Tensor  # of the whole action, to the policy at the start of this update [B]
+
+    def divergence(self) -> th.Tensor:
+        """:return: from the policy at the start of this update, PPO's ``approx_kl``, a scalar"""
+        return k3_divergence(self.start_log_ratio).mean()
 
 
 class Slope(NamedTuple):
@@ -111,9 +113,8 @@ class Slope(NamedTuple):
 
     def _with_gradient(self) -> tuple[list[th.Tensor], list[th.Tensor | None]]:
         # a frozen actor or critic has none; where both are, torch says so
-        kept = [pair for pair in zip(self.roots, self.derivatives, strict=True) if pair[0].requires_grad] or [
-            (self.roots[0], None)
-        ]
+        pairs = list(zip(self.roots, self.derivatives, strict=True))
+        kept = [pair for pair in pairs if pair[0].requires_grad] or pairs[:1]
         return [root for root, _ in kept], [derivative for _, derivative in kept]
 
 
@@ -154,24 +155,21 @@ def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSetti
     with th.no_grad():
         if not how.differentiates_surrogate:
             slope.add(log_prob, (-1.0 / len(advantages)) * of_ratio * terms.multiplier)
-        joint = now.log_prob - batch.old_log_prob
+        joint = log_ratio.detach() if now.dimension_log_prob is None else now.log_prob - batch.old_log_prob
         loss = policy_loss + how.ent_coef * entropy + how.vf_coef * critic_loss
         if isinstance(how.kl_coef, th.Tensor) or how.kl_coef > 0:
             loss = loss + how.kl_coef * k3_divergence(joint).mean()
             slope.add(now.log_prob, how.kl_coef / len(advantages) * k3_slope(joint))
-        start_log_ratio = now.log_prob - batch.start_log_prob
         return ObjectiveTerms(
             loss=loss,
             policy_loss=policy_loss.detach(),
             value_loss=critic_loss.detach(),
             entropy_loss=entropy.detach(),
-            clip_fraction=th.mean((th.abs(th.exp(log_ratio) - 1) > how.clip_range).float()),
-            approx_kl=th.mean(k3_divergence(start_log_ratio)),
             multiplier=terms.multiplier.detach(),
             advantages=advantages,
             log_ratio=log_ratio.detach(),
             joint_log_ratio=joint,
-            start_log_ratio=start_log_ratio,
+            start_log_ratio=now.log_prob - batch.start_log_prob,
         ), slope
 
 

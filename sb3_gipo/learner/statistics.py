@@ -1,5 +1,7 @@
 """What an update did, gathered on the device and reduced when it is over."""
 
+from collections.abc import Callable
+
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
@@ -7,6 +9,7 @@ from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms
 from sb3_gipo.learner.observed import ObservedUpdate, batch_arrays, last_minibatch
 from sb3_gipo.learner.samples import UpdateSamples, as_numbers, update_metrics
 from sb3_gipo.learner.step import StepOutcome
+from sb3_gipo.ops.losses import k3_divergence
 from sb3_gipo.rollouts.types import ReplayBatch
 
 # scalars of a minibatch that are logged as their mean over the update, and their logger keys
@@ -14,7 +17,6 @@ _MEANS = {
     "policy_loss": "policy_gradient_loss",
     "value_loss": "value_loss",
     "entropy_loss": "entropy_loss",
-    "clip_fraction": "clip_fraction",
     "loss": "loss",
 }
 
@@ -96,9 +98,11 @@ class UpdateStatistics:
             f"train/{key}": th.stack([getattr(outcome.terms, name) for outcome, _ in counted]).mean()
             for name, key in _MEANS.items()
         }
-        last_epoch = [outcome.terms.approx_kl for outcome, _ in self._counted(self._epoch_start)]
+        ratios = [outcome.terms.log_ratio for outcome, _ in counted]
+        means["train/clip_fraction"] = _mean_of_means(ratios, lambda x: ((x.exp() - 1).abs() > how.clip_range).float())
+        last_epoch = [outcome.terms.start_log_ratio for outcome, _ in self._counted(self._epoch_start)]
         if last_epoch:
-            means["train/approx_kl"] = th.stack(last_epoch).mean()
+            means["train/approx_kl"] = _mean_of_means(last_epoch, k3_divergence)
         if norms:
             means["train/grad_norm"] = grad_norms.mean()
         return ObservedUpdate(
@@ -111,6 +115,12 @@ class UpdateStatistics:
             last=last_minibatch(policy, *self._last, how),
             failed={} if self._last_skipped is None else batch_arrays(self._last_skipped),
         )
+
+
+def _mean_of_means(minibatches: list[th.Tensor], function: Callable[[th.Tensor], th.Tensor]) -> th.Tensor:
+    """PPO logs the mean over minibatches of their means; computed for all of them at once."""
+    pieces = th.split(function(th.cat(minibatches)), [len(minibatch) for minibatch in minibatches])
+    return th.stack([piece.mean() for piece in pieces]).mean()
 
 
 def _samples(parts: list[tuple[ObjectiveTerms, th.Tensor]]) -> UpdateSamples:

@@ -56,7 +56,7 @@ class EagerStep:
         """
         terms, slope = objective(self._policy, batch, self._how.objective)
         # the limit is the only number of a step that is read while the update runs, and only where there is one
-        if self._how.kl_limit is not None and bool(terms.approx_kl > self._how.kl_limit):
+        if self._how.kl_limit is not None and bool(terms.divergence() > self._how.kl_limit):
             return StepOutcome(terms, None, True)
         norm, finite = self._optimization.step(slope, self._how.max_grad_norm)
         return StepOutcome(terms, norm, finite)

@@ -54,6 +54,8 @@ def importance_ratio(log_ratio: th.Tensor, bound: float = LOG_RATIO_BOUND) -> th
     :return: ratio [...], in ``[exp(-bound), exp(bound)]``
     """
     value = log_ratio.detach()
+    if not log_ratio.requires_grad:
+        return th.exp(value.clamp(-bound, bound))
     # the bracket is 0 and carries the gradient; subtracting an excess instead would lose the bound to rounding far outside
     return th.exp(value.clamp(-bound, bound) + (log_ratio - value))
 
@@ -109,7 +111,8 @@ def gipo(
         width = th.where(advantages < 0, _scalar(sigma_neg, log_ratio), _scalar(sigma, log_ratio))
     ratio = importance_ratio(log_ratio)
     weight = trust_weight(log_ratio, width, kernel)
-    return SurrogateTerms(-(weight * ratio * advantages), weight * ratio.detach())
+    weighted = weight * ratio
+    return SurrogateTerms(-(weighted * advantages), weighted.detach())
 
 
 def ppo_clip(log_ratio: th.Tensor, advantages: th.Tensor, *, clip_range: Number) -> SurrogateTerms:
@@ -127,9 +130,8 @@ def ppo_clip(log_ratio: th.Tensor, advantages: th.Tensor, *, clip_range: Number)
         raise ValueError(f"`clip_range` must be at least 0, got {clip_range}.")
     ratio = importance_ratio(log_ratio, PPO_LOG_RATIO_BOUND)
     clipped_ratio = th.clamp(ratio, 1 - clip_range, 1 + clip_range)  # type: ignore[arg-type]  # both are numbers or tensors
-    loss = -th.min(advantages * ratio, advantages * clipped_ratio)
-    clipped = ((advantages > 0) & (ratio > 1 + clip_range)) | ((advantages < 0) & (ratio < 1 - clip_range))
-    return SurrogateTerms(loss, ratio.detach().masked_fill(clipped, 0.0))
+    plain, limited = advantages * ratio, advantages * clipped_ratio
+    return SurrogateTerms(-th.min(plain, limited), ratio.detach().masked_fill(limited < plain, 0.0))
 
 
 def sapo(log_ratio: th.Tensor, advantages: th.Tensor, *, tau_pos: float = 1.0, tau_neg: float = 1.05) -> SurrogateTerms:

@@ -21,6 +21,8 @@ from sb3_gipo.rollouts.types import (
     observation_parts,
 )
 
+_SURELY_FINITE = 1e30  # sum of squares below which no number can be infinite in float32
+
 
 class BehaviourSample(NamedTuple):
     """What the behaviour policy did at one step, for all environments."""
@@ -99,9 +101,9 @@ class StepGuard(BaseCallback):
         self._check("a reward", self._normalizer.raw_reward(self.locals["rewards"]))
         if latest is not new_obs:
             self._check("an observation", new_obs)
-        log_probs = self.locals["log_probs"]
-        if not bool(th.isfinite(log_probs).all()):
-            self._refuse("a log-probability", log_probs.cpu().numpy(), "the policy")
+        log_probs = self.locals["log_probs"].cpu().numpy()
+        if not all_finite(log_probs):
+            self._refuse("a log-probability", log_probs, "the policy")
         if self.locals["dones"].any():
             self._check_terminal_observations()
         self._step += 1
@@ -115,12 +117,12 @@ class StepGuard(BaseCallback):
             if terminal is None or not info.get("TimeLimit.truncated", False):
                 continue
             for part in observation_parts(terminal):
-                if not finite(np.asarray(part)).all():
+                if not all_finite(np.asarray(part)):
                     self._stop("a terminal observation", int(index), "the environment")
 
     def _check(self, what: str, value: Observation) -> None:
         for part in observation_parts(value):
-            if not finite(part).all():
+            if not all_finite(part):
                 self._refuse(what, part, "the environment")
 
     def _refuse(self, what: str, array: np.ndarray, source: str) -> None:
@@ -288,9 +290,19 @@ def _assign(target: np.ndarray, index: int, value: np.ndarray) -> None:
     target[index] = np.asarray(value).reshape(target.shape[1:])
 
 
+def all_finite(array: np.ndarray) -> bool:
+    """Whether all numbers are finite in the type they are stored in."""
+    if array.dtype.kind != "f":
+        return True
+    # at every step: a dot product is one call, and what is not finite, or large, makes it so (what is large is looked at)
+    flat = array.ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.dot(flat, flat) < _SURELY_FINITE) or bool(finite(array).all())
+
+
 def finite(array: np.ndarray) -> np.ndarray:
     """Which numbers are finite in the type they are stored in: 1e300 is not."""
-    if not np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind != "f":
         return np.ones(array.shape, dtype=bool)
     with np.errstate(over="ignore"):
         return np.isfinite(array.astype(np.float32, copy=False))

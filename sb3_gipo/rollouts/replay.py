@@ -299,9 +299,10 @@ class RolloutReplayBuffer:
                 f"`batch_size` {batch_size} is larger than what is stored ({size} transitions). Use a smaller batch or "
                 "collect more before sampling."
             )
-        n_passes = -(-n_batches * batch_size // size)
-        order = np.concatenate([self.rng.permutation(size) for _ in range(n_passes)])
-        yield from self._cut(order[: n_batches * batch_size], batch_size)
+        n_passes, rest = divmod(n_batches * batch_size, size)
+        # of a large replay not all is drawn: choosing costs what is chosen, a permutation what is there
+        parts = [self.rng.permutation(size) for _ in range(n_passes)] + [self.rng.choice(size, rest, replace=False)]
+        yield from self._cut(np.concatenate(parts), batch_size)
 
     def shuffled_pass(self, batch_size: int) -> Iterator[np.ndarray]:
         """
