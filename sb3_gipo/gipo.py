@@ -32,6 +32,7 @@ from sb3_gipo.policies import (
 )
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 from sb3_gipo.rollouts.normalization import Normalizer
+from sb3_gipo.rollouts.replay import RolloutReplayBuffer
 from sb3_gipo.rollouts.types import ReplayBatch
 
 SelfGIPO = TypeVar("SelfGIPO", bound="GIPO")
@@ -252,7 +253,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         One iteration of GIPO (paper, algorithm 1): targets of everything stored, minibatches, a new policy version.
         """
         start, compiled = time.perf_counter(), self._engine.compile_seconds
-        targets = self._compute_targets()
+        replay = self._replay_to_draw_from()
+        targets = None if replay is None else self._compute_targets(replay)
         targets_done = time.perf_counter()
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -261,7 +263,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         with unchecked_distributions(), self._engine.optimization(self.policy) as parameters:
             step_settings = StepSettings(how, self.max_grad_norm, self._kl_limit())
             step = self._engine.step(self.policy, parameters, step_settings, self.batch_size)
-            for epoch, batches in enumerate(self._epochs(targets)):
+            for epoch, batches in enumerate(self._epochs(replay, targets)):
                 statistics.start_epoch()
                 with closing(batches):
                     keep_going = self._train_epoch(epoch, batches, step, statistics)
@@ -275,25 +277,32 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.logger.record("time/targets", targets_done - start)
         self.logger.record("time/update", time.perf_counter() - targets_done - self._leave_out_compiling(compiled))
 
-    def _compute_targets(self) -> ReplayTargets | None:
+    def _replay_to_draw_from(self) -> RolloutReplayBuffer | None:
         if self.replay_buffer is None:
             return None
         if len(self.replay_buffer) == 0:
             raise ValueError("There is nothing to train on: the replay is empty. Collect with `learn`, or add a rollout.")
         if self.max_policy_lag is not None:
             self.replay_buffer.drop_older_than(self.policy_version - self.max_policy_lag)
+        if self.replay_capacity is None:
+            return self.replay_buffer
+        return self.replay_buffer.part(self._n_gradient_steps() * self.batch_size)
+
+    def _compute_targets(self, replay: RolloutReplayBuffer) -> ReplayTargets:
         self.policy.set_training_mode(False)
         how = TargetSettings(self.target, self.gamma, self.gae_lambda, self.vtrace_rho_bar, self.vtrace_c_bar)
-        return compute_targets(self.replay_buffer, self.policy, Normalizer(self.env), how)
+        return compute_targets(replay, self.policy, Normalizer(self.env), how)
 
-    def _epochs(self, targets: ReplayTargets | None) -> Iterator[Generator[ReplayBatch, None, None]]:
+    def _epochs(
+        self, replay: RolloutReplayBuffer | None, targets: ReplayTargets | None
+    ) -> Iterator[Generator[ReplayBatch, None, None]]:
         """PPO's epochs over one rollout; or one epoch of ``gradient_steps`` minibatches from the replay."""
-        if self.replay_buffer is None:
+        if replay is None:
             for _ in range(self.n_epochs):
                 yield rollout_batches(self.rollout_buffer, self.batch_size, self.action_space, self.device)
             return
         assert targets is not None
-        replay, source = self.replay_buffer, replay_source(self.replay_buffer, targets, Normalizer(self.env), self.device)
+        source = replay_source(replay, targets, Normalizer(self.env), self.device)
         if self.replay_capacity is None:
             for _ in range(self.n_epochs):
                 yield taken(source, replay.shuffled_pass(self.batch_size))

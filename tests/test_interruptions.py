@@ -43,7 +43,7 @@ def normalized(env: VecEnv) -> VecNormalize:
 
 def largest_log_ratio(model: GIPO) -> float:
     """Of all that is stored, under the present policy."""
-    targets = model._compute_targets()
+    targets = model._compute_targets(model.replay_buffer)
     assert model.replay_buffer is not None
     stored = model.replay_buffer.gather("log_probs", np.arange(len(model.replay_buffer)))
     return float((targets.log_prob - th.from_numpy(stored)).abs().max())

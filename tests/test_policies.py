@@ -102,7 +102,7 @@ def collect(model: GIPO, callback: BaseCallback | None = None) -> Rollout:
 def batch_of(model: GIPO) -> ReplayBatch:
     """All that is in the replay as one minibatch."""
     assert model.replay_buffer is not None
-    targets = model._compute_targets()
+    targets = model._compute_targets(model.replay_buffer)
     assert targets is not None
     everything = np.arange(len(model.replay_buffer))
     return replay_source(model.replay_buffer, targets, Normalizer(model.env), model.device).take(everything)

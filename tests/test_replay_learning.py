@@ -123,7 +123,7 @@ def test_gae_lambda_reaches_the_targets() -> None:
     """With replay the trace decay is that of V-trace and of GAE: at 0 the advantage is the temporal difference."""
     for target in ("vtrace", "gae"):
         model = GIPO("MlpPolicy", make_env(), **SMALL, target=target, gae_lambda=0.0, gamma=0.9).learn(32)
-        targets = model._compute_targets()
+        targets = model._compute_targets(model.replay_buffer)
         rewards = model.replay_buffer.gather("rewards", np.arange(32))
         ends = model.replay_buffer.gather("terminated", np.arange(32)) | model.replay_buffer.gather("truncated", np.arange(32))
         inside = np.flatnonzero(~ends[:-2])  # two environments: the next step of the same one lies two places further
@@ -143,10 +143,10 @@ def test_targets_follow_the_current_policy() -> None:
     for target, changes in (("vtrace", True), ("gae", True), ("stored", False)):
         model = GIPO("MlpPolicy", make_env(), **SMALL, target=target)
         model.learn(32)
-        before = model._compute_targets()
+        before = model._compute_targets(model.replay_buffer)
         with th.no_grad():
             model.policy.value_net.bias += 1.0
-        after = model._compute_targets()
+        after = model._compute_targets(model.replay_buffer)
         assert (not th.equal(before.advantages, after.advantages)) == changes
 
 
@@ -161,7 +161,7 @@ def test_vec_normalize_statistics_of_the_day() -> None:
     original = model.policy.evaluate_actions
     model.policy.evaluate_actions = lambda obs, actions: (seen.append(obs.numpy()), original(obs, actions))[1]
     env.obs_rms.mean += 0.25
-    model._compute_targets()
+    model._compute_targets(model.replay_buffer)
     np.testing.assert_allclose(seen[0], env.normalize_obs(raw), rtol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """A bounded store of past rollouts, sampled uniformly by its own seeded generator."""
 
+import copy
 import dataclasses
 from collections import deque
 from collections.abc import Iterator
@@ -282,6 +283,29 @@ class RolloutReplayBuffer:
             **columns,
         )
         return rollout, draws
+
+    def part(self, n_transitions: int) -> "RolloutReplayBuffer":
+        """
+        Choose whole rollouts, at random and without looking at their age, until there are enough transitions: values, ratios
+        and targets are needed along whole rollouts, and of a large replay an update draws a small part.
+
+        :param n_transitions: how many are to be drawn
+        :return: a store of those rollouts that shares all data with this one, to be read until the next insert; this one
+            itself when nothing would be left out
+        """
+        if n_transitions >= len(self):
+            return self
+        chosen: list[int] = []
+        missing = n_transitions
+        for index in self.rng.permutation(len(self._segments)).tolist():
+            if missing <= 0:
+                break
+            chosen.append(index)
+            missing -= self._segments[index].size
+        part = copy.copy(self)
+        part._segments = deque(self._segments[index] for index in sorted(chosen))
+        part._layout = None
+        return part
 
     def sample(self, n_batches: int, batch_size: int) -> Iterator[np.ndarray]:
         """
