@@ -84,7 +84,7 @@ class CompiledActing:
             swapped.update({f"policy.{name}": tensors[1 + number] for number, name in enumerate(buffers)})
             seen = tensors[1 + len(buffers) :]
             given: Any = dict(zip(obs, seen, strict=True)) if isinstance(obs, dict) else seen[0]
-            result: Step = functional_call(module, swapped, (given,))
+            result: Step = functional_call(module, swapped, (given,), tie_weights=False)
             return result
 
         return compile_graph(step, [*self._weights, *observations])

@@ -139,7 +139,8 @@ class RecordedStep:
             values = state.values.detach().requires_grad_()
             swapped: dict[str, Any] = dict(zip(parameters, optimization.parts(values), strict=True))
             swapped.update(zip(buffers, rest[: len(buffers)], strict=True))
-            terms, slope = functional_call(module, swapped, (_batch(batch, rest[len(buffers) :]), now))
+            # modules that go by several names are one: with `tie_weights` torch would not put everything back
+            terms, slope = functional_call(module, swapped, (_batch(batch, rest[len(buffers) :]), now), tie_weights=False)
             gradient = slope.gradient(values)
             norm = th.linalg.vector_norm(gradient)
             finite = th.isfinite(norm)

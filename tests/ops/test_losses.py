@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from sb3_gipo.ops.losses import entropy_loss, k3_divergence, value_loss
+from sb3_gipo.ops.losses import entropy_loss, k3_divergence, k3_slope, value_loss
 from tests.ops import references
 from tests.ops.strategies import DTYPES, PROPERTY, assert_close
 
@@ -167,3 +167,10 @@ def test_divergence_is_sb3s_approx_kl_to_the_last_bit(spread: float) -> None:
     log_ratio *= spread
     assert log_ratio.abs().max() < 20.0
     assert th.equal(k3_divergence(log_ratio), (th.exp(log_ratio) - 1) - log_ratio)
+
+
+def test_slope_of_the_divergence_is_its_derivative() -> None:
+    """Also beyond the bound, and below it, the slope is what automatic differentiation finds."""
+    log_ratio = th.cat([th.linspace(-60.0, 60.0, 121), th.tensor([19.999, 20.001])]).double().requires_grad_()
+    (expected,) = th.autograd.grad(k3_divergence(log_ratio).sum(), log_ratio)
+    np.testing.assert_allclose(k3_slope(log_ratio.detach()), expected, rtol=1e-12)

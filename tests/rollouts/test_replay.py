@@ -289,6 +289,67 @@ def test_shuffled_pass() -> None:
     assert replay.gather("draws", np.arange(10)).tolist() == [2] * 10
 
 
+def test_few_of_many_are_drawn_at_most_once() -> None:
+    """Draws that are fewer than what is stored are all different, and the next ones are others."""
+    replay = make_replay(100)
+    replay.add(make_rollout(0, 50, 2))
+    first, second = (np.concatenate(list(replay.sample(3, 10))) for _ in range(2))
+    assert len(set(first)) == len(set(second)) == 30
+    assert set(first) != set(second)
+
+
+def test_what_is_drawn_is_counted_when_the_caller_stops() -> None:
+    """A caller that stops early has drawn what it has got, no more."""
+    replay = make_replay(12)
+    replay.add(make_rollout(0, 4, 3))
+    batches = replay.sample(10, 5)
+    got = [next(batches), next(batches)]
+    batches.close()
+    assert replay.gather("draws", np.arange(12)).tolist() == np.bincount(np.concatenate(got), minlength=12).tolist()
+
+
+# ------------------------------------------------------------------------ a part
+
+
+def test_a_part_is_whole_rollouts() -> None:
+    """Enough rollouts to draw from, oldest first, with every field of each transition, and no more of them than needed."""
+    replay = make_replay(200)
+    for index, n_steps in enumerate((4, 10, 6, 8, 2, 12)):
+        replay.add(make_rollout(100 * index, n_steps, 2))
+    for _ in range(20):
+        part = replay.part(30)
+        sizes = [segment.size for segment in part.segments]
+        assert 30 <= len(part) == sum(sizes) < 30 + max(sizes)
+        assert all(segment in replay.segments for segment in part.segments)
+        starts = [segment.start for segment in part.segments]
+        assert starts == sorted(starts)
+        assert_whole(part, np.arange(len(part)))
+
+
+def test_all_of_a_store_is_the_store() -> None:
+    """Where as much is drawn as there is, nothing is left out, and no random number is used."""
+    replay = make_replay(60)
+    replay.add(make_rollout(0, 4, 3))
+    before = replay.rng.bit_generator.state
+    assert replay.part(12) is replay
+    assert replay.part(10**6) is replay
+    assert replay.rng.bit_generator.state == before
+
+
+def test_parts_are_uniform_and_share_their_counts() -> None:
+    """Every transition is drawn equally often through parts, whatever its age, and the store knows how often."""
+    replay = make_replay(40)
+    for first in range(0, 200, 8):
+        replay.add(make_rollout(first, 4, 2))
+    for _ in range(2000):
+        next(replay.part(10).sample(1, 10))
+    draws = replay.gather("draws", np.arange(40)).astype(int)
+    # the draws of a rollout rise and fall together: at most 8 of a batch, with a standard deviation below 19.4 * sqrt(8)
+    assert draws.sum() == 20_000
+    assert np.abs(draws - 500).max() < 5 * 19.4 * 2
+    assert np.abs(draws.reshape(5, 8).sum(axis=1) - 4000).max() < 5 * 19.4 * 8
+
+
 @pytest.mark.parametrize("stored", [0, 12])
 def test_too_large_a_batch(stored: int) -> None:
     """A batch larger than what is stored is refused with both sizes, and nothing counts as drawn."""

@@ -1,0 +1,277 @@
+"""``compile=True``: the numbers of the functions themselves, several times as fast, or a warning and no harm done."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_gipo import GIPO, HealthCallback, UtilizationCallback
+from sb3_gipo.learner.graphs import CompileWarning
+from tests.learner.models import ON_POLICY, make_model
+
+pytestmark = pytest.mark.filterwarnings("error::sb3_gipo.learner.graphs.CompileWarning")
+STEPS = 32
+
+
+class Kept(BaseCallback):
+    """Keeps what was logged, and what the policy did at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[dict[str, Any]] = []
+        self.actions: list[np.ndarray] = []
+
+    def _on_step(self) -> bool:
+        self.actions.append(self.locals["actions"].copy())
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self.logged.append(dict(self.logger.name_to_value))
+
+
+def train(model: GIPO, iterations: int = 4, *callbacks: BaseCallback) -> Kept:
+    kept = Kept()
+    model.learn(iterations * STEPS, callback=[kept, *callbacks], log_interval=10**6, reset_num_timesteps=False)
+    return kept
+
+
+def run(iterations: int = 4, *callbacks: BaseCallback, **kwargs: Any) -> tuple[GIPO, Kept]:
+    """A model, made and trained in one go: it seeds the generators that all share."""
+    model = make_model(**kwargs)
+    return model, train(model, iterations, *callbacks)
+
+
+def parameters(model: GIPO) -> th.Tensor:
+    return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
+
+
+def n_graphs(model: GIPO) -> int:
+    return len([graph for graph in model._engine._steps._graphs.values() if graph is not None])
+
+
+def assert_same_run(tolerance: float = 2e-5, **kwargs: Any) -> GIPO:
+    """:return: the compiled model, which did and logged what the other one did"""
+    (compiled, ours), (plain, theirs) = run(**kwargs, compile=True), run(**kwargs)
+    assert n_graphs(compiled) == 1
+    np.testing.assert_allclose(np.array(ours.actions), np.array(theirs.actions), atol=tolerance)
+    np.testing.assert_allclose(parameters(compiled), parameters(plain), atol=tolerance)
+    for mine, other in zip(ours.logged[1:], theirs.logged[1:], strict=True):
+        assert set(mine) - {"time/compile"} == set(other)
+        for key, value in other.items():
+            if not key.startswith("time/"):
+                np.testing.assert_allclose(mine[key], value, rtol=1e-3, atol=1e-4, err_msg=key)
+    return compiled
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"action": "discrete", **ON_POLICY, "surrogate": "ppo_clip"},
+        {"action": "multidiscrete", "observation": "dict", "ratio_level": "dimension"},
+        {"action": "multibinary", "observation": "float64", "surrogate": "sapo", "ent_coef": 0.1},
+        {"observation": "image", "clip_range_vf": 0.2, "batch_size": 16, "learning_rate": 1e-3},
+        {"use_sde": True, "policy_kwargs": {"squash_output": True}},
+    ],
+    ids=["box", "discrete", "dict", "multibinary", "image", "gSDE"],
+)
+def test_the_same_run(kwargs: dict[str, Any]) -> None:
+    """Actions, parameters and the log of four iterations are those of the uncompiled run, up to rounding."""
+    assert_same_run(**kwargs)
+
+
+def test_schedules_and_coefficients_need_no_second_graph() -> None:
+    """All numbers of the day may change from update to update."""
+
+    class Change(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            for name in ("ent_coef", "vf_coef", "kl_coef", "max_grad_norm"):
+                setattr(self.model, name, getattr(self.model, name) * 0.5)
+
+    falling = LinearSchedule(0.3, 0.1, 1.0)
+    kwargs: dict[str, Any] = {"sigma": "lin_0.6", "clip_range": falling, "clip_range_vf": falling, "learning_rate": falling}
+    kwargs.update(ent_coef=0.2, kl_coef=0.2, surrogate="gipo", learning_rate=LinearSchedule(1e-2, 1e-3, 1.0))
+    (compiled, _), (plain, _) = run(4, Change(), **kwargs, compile=True), run(4, Change(), **kwargs)
+    assert n_graphs(compiled) == 1
+    np.testing.assert_allclose(parameters(compiled), parameters(plain), atol=2e-5)
+
+
+def test_target_kl_stops_where_it_stops_uncompiled() -> None:
+    """The step beyond the limit is not taken, and as many updates are counted."""
+    compiled = assert_same_run(target_kl=0.003, learning_rate=3e-2, n_epochs=10, **ON_POLICY, surrogate="ppo_clip")
+    assert compiled._n_updates < 40
+
+
+def test_smaller_minibatches_take_the_step_as_it_is() -> None:
+    """The last minibatch of an epoch, and a replay that still fills, need no graph of their own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+        assert_same_run(batch_size=12, **ON_POLICY)
+        assert_same_run(batch_size=40, replay_capacity=96)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    """A minibatch with a number that is not finite is skipped and counted, as uncompiled."""
+    found = {}
+    for compiled in (False, True):
+        model = make_model(compile=compiled, **ON_POLICY, normalize_advantage=False)
+        train(model, 1)
+        model.rollout_buffer.advantages[3] = np.inf
+        before = parameters(model)
+        model.train()
+        assert model.latest_update is not None
+        found[compiled] = parameters(model) - before, model.logger.name_to_value["train/skipped_steps"]
+    assert found[False][1] == found[True][1] == 2  # once in each epoch
+    np.testing.assert_allclose(found[True][0], found[False][0], atol=2e-5)
+    assert found[True][0].abs().max() > 1e-4
+
+
+def test_watched_is_the_same_run() -> None:
+    """The callbacks change no bit of a compiled run either."""
+    alone, _ = run(compile=True)
+    watched, _ = run(4, UtilizationCallback(), HealthCallback(), compile=True)
+    assert th.equal(parameters(alone), parameters(watched))
+
+
+def test_save_load_and_go_on(tmp_path: Path) -> None:
+    """A compiled run that is saved, loaded and continued is the run that never stopped, bit for bit."""
+    whole, _ = run(2, compile=True)
+    train(whole, 2)
+    parted, _ = run(2, compile=True)
+    parted.save(tmp_path / "model")
+    parted.save_replay_buffer(tmp_path / "replay")
+    loaded = GIPO.load(tmp_path / "model", env=parted.get_env(), force_reset=False)
+    loaded.load_replay_buffer(tmp_path / "replay")
+    assert loaded.compile is True
+    train(loaded, 2)
+    assert th.equal(parameters(loaded), parameters(whole))
+    assert "forward" not in vars(loaded.policy)
+
+
+def test_compiling_is_in_no_time_that_is_logged() -> None:
+    """``time/compile`` says how long it took; no other time knows of it, nor does ``time/fps``."""
+    model = make_model(compile=True, policy_kwargs={"net_arch": [9]})
+    kept = train(model, 3)
+    logged = kept.logged[1]
+    compiling = model.logger.name_to_value["time/compile"]
+    assert compiling > 0.1  # from the compiler's cache on disk, at the least
+    assert logged["time/update"] + logged["time/collect"] < compiling
+
+
+# --- where it cannot be had -----------------------------------------------------------------------------------------------
+
+
+class Dropout(BaseFeaturesExtractor):
+    """Draws random numbers in training."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space, features_dim=3)
+        self.layer: th.nn.Module = th.nn.Dropout(0.5)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        result: th.Tensor = self.layer(observations)
+        return result
+
+
+class BatchNorm(Dropout):
+    """Changes its buffers in training."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space)
+        self.layer = th.nn.BatchNorm1d(3)
+
+
+class Branching(Dropout):
+    """What it does depends on numbers."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return observations if float(observations.sum()) > 0 else -observations
+
+
+class Counting(ActorCriticPolicy):
+    """What it says depends on how often it was asked."""
+
+    calls = 0
+
+    def evaluate_actions(self, obs: Any, actions: th.Tensor) -> Any:
+        self.calls += 1
+        values, log_prob, entropy = super().evaluate_actions(obs, actions)
+        return values + 0.1 * self.calls, log_prob, entropy
+
+
+@pytest.mark.filterwarnings("always::sb3_gipo.learner.graphs.CompileWarning")
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"policy_kwargs": {"features_extractor_class": Dropout}}, "other numbers"),
+        ({"policy_kwargs": {"features_extractor_class": BatchNorm}}, "changes its buffers"),
+        ({"policy_kwargs": {"features_extractor_class": Branching}}, "is trained uncompiled"),
+        ({"policy_kwargs": {"optimizer_class": th.optim.AdamW}}, "AdamW is not torch's plain Adam"),
+    ],
+    ids=["dropout", "batch normalization", "branch", "optimizer"],
+)
+def test_what_cannot_be_compiled_is_trained_as_it_is(kwargs: dict[str, Any], words: str) -> None:
+    """One warning with the reason, and the very run without ``compile``."""
+    if "features_extractor_class" in kwargs["policy_kwargs"]:
+        kwargs = {**kwargs, "use_sde": True}  # so that only the step is to be compiled
+    plain, _ = run(**kwargs)
+    with pytest.warns(CompileWarning, match=words) as caught:
+        compiled, _ = run(**kwargs, compile=True)
+    assert len([warning for warning in caught if warning.category is CompileWarning]) == 1
+    if "optimizer_class" in kwargs["policy_kwargs"]:
+        np.testing.assert_allclose(parameters(compiled), parameters(plain), atol=2e-5)  # acting is compiled
+    else:
+        assert th.equal(parameters(compiled), parameters(plain))
+
+
+def test_a_policy_that_counts_is_found() -> None:
+    """A policy that depends on something that is no tensor would be frozen in the graph: it is refused."""
+    model = make_model(compile=True, use_sde=True)
+    counting = GIPO(Counting, model.get_env(), n_steps=16, batch_size=8, n_epochs=1, use_sde=True, compile=True, device="cpu")
+    with pytest.warns(CompileWarning, match="other numbers"):
+        train(counting, 1)
+
+
+NO_COMPILER = """
+import warnings, torch
+warnings.simplefilter("error", UserWarning)
+from sb3_gipo import GIPO
+from sb3_gipo.learner.graphs import CompileWarning
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always", CompileWarning)
+    model = GIPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=16, n_epochs=1, seed=0, device="cpu", compile=True)
+    model.learn(128)
+words = [str(warning.message) for warning in caught if warning.category is CompileWarning]
+assert len(words) == 2, words  # acting, training
+assert all("A C++ compiler" in text for text in words)
+assert torch.distributions.Distribution._validate_args
+print("trained", model.num_timesteps)
+"""
+
+
+def test_without_a_compiler_training_goes_on(tmp_path: Path) -> None:
+    """In a process that finds no C++ compiler: a warning in words for each of the two graphs, and the run."""
+    env = {**os.environ, "CXX": "/nowhere/g++", "PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    run = subprocess.run([sys.executable, "-c", NO_COMPILER], env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "trained 128" in run.stdout
+
+
+@pytest.mark.parametrize("name", ["compile", "bf16"])
+def test_bad_arguments(name: str) -> None:
+    """Neither takes a word for yes."""
+    with pytest.raises(ValueError, match=f"`{name}` is 'yes'; it must be True or False"):
+        make_model(**{name: "yes"})

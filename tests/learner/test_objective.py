@@ -1,0 +1,106 @@
+"""The slope of the objective, put together from multipliers, is the gradient that automatic differentiation finds."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_gipo import GIPO
+from sb3_gipo.learner.batches import replay_source
+from sb3_gipo.learner.objective import ObjectiveSettings, objective
+from sb3_gipo.ops.losses import entropy_loss, k3_divergence, value_loss
+from sb3_gipo.policies import evaluate_actions
+from sb3_gipo.rollouts.normalization import Normalizer
+from sb3_gipo.rollouts.types import ReplayBatch
+from tests.learner.models import collected
+
+
+def drifted_batch(model: GIPO) -> ReplayBatch:
+    """All of the replay, seen by a policy that has moved away from the one that collected it."""
+    assert model.replay_buffer is not None
+    with th.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.add_(0.3 * th.randn(parameter.shape, generator=th.Generator().manual_seed(7)))
+    targets = model._compute_targets(model.replay_buffer)
+    source = replay_source(model.replay_buffer, targets, Normalizer(model.env), model.device)
+    return source.take(np.arange(len(model.replay_buffer)))
+
+
+def loss_as_written(model: GIPO, batch: ReplayBatch, how: ObjectiveSettings) -> th.Tensor:
+    """The paper's loss from its formulas, differentiable throughout."""
+    now = evaluate_actions(model.policy, batch.observations, batch.actions, how.ratio_level, how.sampled_actions)
+    advantages = batch.advantages
+    if how.normalize_advantage:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    joint = now.log_prob - batch.old_log_prob
+    if now.dimension_log_prob is None:
+        loss = how.surrogate(joint, advantages).loss.mean()
+    else:
+        log_ratio = now.dimension_log_prob - batch.old_dimension_log_prob
+        loss = how.surrogate(log_ratio, advantages.unsqueeze(1).expand_as(log_ratio)).loss.sum(dim=1).mean()
+    loss = loss + how.vf_coef * value_loss(now.values, batch.value_targets, batch.old_values, how.clip_range_vf)
+    loss = loss + how.ent_coef * entropy_loss(now.entropy, now.log_prob)
+    return loss + how.kl_coef * k3_divergence(joint).mean()
+
+
+def gradients(model: GIPO) -> list[np.ndarray]:
+    return [np.zeros(p.shape) if p.grad is None else p.grad.numpy().copy() for p in model.policy.parameters()]
+
+
+def assert_slope_is_the_gradient(model: GIPO) -> None:
+    batch, how = drifted_batch(model), model._objective_settings()
+    model.policy.optimizer.zero_grad()
+    terms, slope = objective(model.policy, batch, how)
+    slope.backward()
+    found = gradients(model)
+    model.policy.optimizer.zero_grad()
+    loss = loss_as_written(model, batch, how)
+    loss.backward()
+    expected = gradients(model)
+    assert max(np.abs(gradient).max() for gradient in expected) > 1e-3
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * max(1.0, np.abs(theirs).max()))
+    assert float(terms.loss) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert not any(term.requires_grad for term in terms)
+
+
+@pytest.mark.parametrize("level", ["joint", "dimension"])
+@pytest.mark.parametrize("surrogate", ["gipo", "ppo_clip", "sapo", "no_clip"])
+@pytest.mark.parametrize("action", ["box", "discrete", "multidiscrete", "multibinary"])
+def test_every_surrogate_and_distribution(surrogate: Any, level: Any, action: str) -> None:
+    """With penalty, entropy and clipped values, far from the behaviour policy."""
+    options: dict[str, Any] = {"kl_coef": 0.3, "ent_coef": 0.2, "clip_range_vf": 0.2}
+    assert_slope_is_the_gradient(collected(action=action, surrogate=surrogate, ratio_level=level, **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kl_coef": 0.0},
+        {"vf_coef": 0.0},
+        {"normalize_advantage": False},
+        {"sigma": 0.3, "sigma_neg": 1.5},
+        {"kernel": "cauchy"},
+        {"use_sde": True},
+        {"use_sde": True, "policy_kwargs": {"squash_output": True}},
+        {"surrogate": lambda log_ratio, advantages: -(log_ratio.exp() * advantages) + 0.1 * log_ratio.square()},
+    ],
+    ids=["no penalty", "no critic", "raw advantages", "two widths", "cauchy", "gSDE", "squashed", "own"],
+)
+def test_every_term(options: dict[str, Any]) -> None:
+    """The same for the other terms; a user's loss is differentiated as written, also what does not depend on the advantage."""
+    assert_slope_is_the_gradient(collected(**options))
+
+
+def test_bfloat16_stays_near() -> None:
+    """The forward pass in bfloat16 gives the loss to two digits, and float32 to what comes after it."""
+    model = collected()
+    batch, how = drifted_batch(model), model._objective_settings()
+    exact, _ = objective(model.policy, batch, how)
+    rough, slope = objective(model.policy, batch, how._replace(bf16=True))
+    assert rough.log_ratio.dtype == th.float32
+    assert float(rough.loss) != float(exact.loss)
+    assert float(rough.loss) == pytest.approx(float(exact.loss), rel=0.05, abs=0.02)
+    slope.backward()
+    assert all(p.grad is not None and p.grad.dtype == th.float32 for p in model.policy.parameters())
