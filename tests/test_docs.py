@@ -17,7 +17,7 @@ OURS = ("lag/", "utilization/", "ratio/", "by_age/", "replay/", "health/")
 # Of other sections only what SB3's PPO does not log itself.
 OURS_ELSEWHERE = {
     "train/kl_behaviour", "train/kl_previous", "train/grad_norm", "train/grad_norm_max", "train/sigma", "train/clamped_frac",
-    "train/skipped_steps", "time/collect", "time/targets", "time/update",
+    "train/skipped_steps", "time/collect", "time/targets", "time/update", "time/compile",
 }  # fmt: skip
 
 
@@ -29,7 +29,12 @@ def logged() -> dict[str, set[str]]:
         keys: set[str] = set()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for dump in learn(make(kind), [UtilizationCallback(1, 1), HealthCallback()], iterations=7):
+            # compiled, for the key of that
+            for dump in learn(
+                make(kind, **{"compile": True} if kind == "gipo" else {}),
+                [UtilizationCallback(1, 1), HealthCallback()],
+                iterations=7,
+            ):
                 keys |= set(dump)
         found[kind] = {key for key in keys if key.startswith(OURS) or key in OURS_ELSEWHERE}
     return found

@@ -1,0 +1,1 @@
+"""How fast the package is: see :mod:`benchmarks.speed.__main__`."""
