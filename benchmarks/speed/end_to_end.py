@@ -40,6 +40,7 @@ TASKS = {
     "cartpole": Task("CartPole-v1", 8, {**PPO_SETTINGS, "n_steps": 256}, False, False),
     "halfcheetah": Task("HalfCheetah-v5", 1, PPO_SETTINGS, True, False),
     "reach": Task("MetaWorld/reach-v3", 1, PPO_SETTINGS, True, True),
+    "reach8": Task("MetaWorld/reach-v3", 8, {**PPO_SETTINGS, "n_steps": 256}, True, False),
 }
 
 

@@ -2,9 +2,10 @@
 What the recomputation of values, log-probabilities and V-trace costs over 10k to 1M stored transitions.
 
 An MLP 256x256 on the spaces of HalfCheetah, one thread. Each call of ``train()`` computes the targets of the rollouts that it
-draws from (its log key ``time/targets``) and takes 100 minibatches of 256 (``time/update``). The share of an iteration is given
-twice: of these two alone, and with the collection of 1,000 steps of Meta-World reach-v3 (measured once, ``time/collect``) added.
-How the time grows is measured on all that is stored, which ``train()`` needs only where it draws all of it.
+draws from (its log key ``time/targets``) and takes 100 minibatches of 256 (``time/update``). The share of an iteration is
+given twice: of these two alone, and with the collection of 1,000 steps of Meta-World reach-v3 (measured once,
+``time/collect``) added. How the time grows is measured on all that is stored, which ``train()`` needs only where it draws
+all of it.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """What the policy does at every environment step, as one compiled graph."""
 
+import copy
 import time
 from typing import Any
 
@@ -8,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.func import functional_call
 
-from sb3_gipo.learner.graphs import Graph, OtherNumbersError, all_close, compile_graph, distribution_kept, refusal
+from sb3_gipo.learner.graphs import Graph, OtherNumbersError, all_close, compile_graph, distribution_kept, layout, refusal
 from sb3_gipo.policies import unchecked_distributions
 
 # actions, values and log-probabilities, as ``policy.forward`` returns them
@@ -28,27 +29,39 @@ class CompiledActing:
         self.policy = policy
         self._graphs: dict[Any, Graph | None] = {}  # by the shapes of the observations; ``None``: cannot be had
         self._weights: list[th.Tensor] = []
+        self._left = self._first = True
 
     def __enter__(self) -> "CompiledActing":
         parameters = [parameter.detach() for parameter in self.policy.parameters()]
         # one vector: the fewer arguments a graph has, the less it takes to call it
         self._weights = [th.cat([parameter.reshape(-1) for parameter in parameters]), *self.policy.buffers()]
         vars(self.policy)["forward"] = self._forward
+        self._left, self._first = False, True
         return self
 
     def __exit__(self, *_: object) -> None:
         vars(self.policy).pop("forward", None)
+        self._left = True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledActing":
+        # of a policy that is copied inside a rollout, the copy acts as it is written
+        return CompiledActing(copy.deepcopy(self.policy, memo))
 
     def _forward(self, obs: PyTorchObs, deterministic: bool = False) -> Step:
         observations = list(obs.values()) if isinstance(obs, dict) else [obs]
-        key = tuple((column.shape, column.dtype) for column in observations)
-        if deterministic or self.policy.training or th.is_grad_enabled():
+        if self._left or deterministic or self.policy.training or th.is_grad_enabled():
             return self._as_written(obs, deterministic)
+        key = layout([self._weights[0], *observations])
         if key not in self._graphs:
             self._graphs[key] = self._compile(obs, observations)
         graph = self._graphs[key]
         if graph is None:
             return self._as_written(obs)
+        if self._first:
+            # once a rollout as it is written: `policy.action_dist` is of this policy, and not of a minibatch with its graph
+            with th.random.fork_rng(devices=[]):
+                self._as_written(obs)
+            self._first = False
         actions, values, log_probs = graph(*self._weights, *observations)
         return actions, values, log_probs
 

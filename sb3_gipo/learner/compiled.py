@@ -15,7 +15,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.func import functional_call
 
-from sb3_gipo.learner.graphs import OtherNumbersError, all_close, compile_graph, distribution_kept, refusal
+from sb3_gipo.learner.graphs import OtherNumbersError, all_close, compile_graph, distribution_kept, layout, refusal
 from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms, Slope, objective
 from sb3_gipo.learner.parameters import FlatAdam, Optimization
 from sb3_gipo.learner.step import EagerStep, Step, StepOutcome, StepSettings
@@ -57,7 +57,9 @@ class CompiledSteps:
         """
         :return: the graph for these settings, compiled now if need be; ``None`` where there can be none
         """
-        key = _static_part(how.objective, optimization.settings(), policy.training)
+        # a graph does not look at its arguments: what they are is part of the key
+        arguments = [optimization.values, *policy.buffers(), *_tensors(batch)]
+        key = layout(arguments), _static_part(how.objective, optimization.settings(), policy.training)
         if key not in self._graphs:
             start = time.perf_counter()
             try:
@@ -105,6 +107,7 @@ class CompiledStep:
         if self._graph is None:
             self._graph = self._graphs.graph(*self._made_for, batch)
             if self._graph is None:
+                self._batch_size = -1  # of which there is none
                 return self._eager(batch)
         terms, norm, flag = self._graph(self._arguments, batch)
         finite = bool(flag) if flag.device.type == "cpu" else flag
@@ -124,7 +127,6 @@ class RecordedStep:
     """
 
     def __init__(self, policy: ActorCriticPolicy, optimization: FlatAdam, how: StepSettings, batch: ReplayBatch) -> None:
-        self._policy = policy
         self._cuda = policy.device.type == "cuda"
         names = _coefficient_names(how.objective)
         buffers = [f"policy.{name}" for name, _ in policy.named_buffers()]
@@ -206,7 +208,8 @@ def _compile_and_compare(
         applied = bool(th.isfinite(norm)) and not (how.kl_limit is not None and bool(terms.divergence() > how.kl_limit))
         after = expected if applied else AdamState(*(part.clone() for part in state))
         found = recorded([*state, *numbers, *buffers], batch)
-    pairs = [*zip(terms, found[0], strict=True), (norm, found[1]), *zip(after, state, strict=True)]
+    # moments and not parameters: a first step of Adam blows rounding up where a gradient is nearly 0
+    pairs = [*zip(terms, found[0], strict=True), (norm, found[1]), *zip(after[1:], state[1:], strict=True)]
     if not all_close(*zip(*pairs, strict=True)):
         raise OtherNumbersError
     return recorded

@@ -4,7 +4,7 @@ From a function of tensors to a compiled graph, on what both graphs of a model (
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,6 +59,8 @@ def compile_graph(function: Graph, arguments: Sequence[th.Tensor]) -> Graph:
     :return: the same function, under ``no_grad``
     :raises Exception: whatever keeps it from being recorded or compiled
     """
+    from torch._inductor import standalone_compile  # takes a second, and few need it
+
     recorded = make_fx(function, tracing_mode="fake")(*arguments)
     if arguments[0].device.type != "cpu":
         compiled: Graph = th.compile(recorded, fullgraph=True, dynamic=False, options={"triton.cudagraphs": True})
@@ -67,11 +69,17 @@ def compile_graph(function: Graph, arguments: Sequence[th.Tensor]) -> Graph:
     # same whether it was compiled or not
     options = {"config_patches": {"cpp_wrapper": True, "fallback_random": True}}
     with _quiet(), th.no_grad():
-        # without the checks by which `torch.compile` finds the graph for its arguments: here they never differ
-        direct: Graph = th._inductor.standalone_compile(
-            recorded, list(arguments), dynamic_shapes="from_example_inputs", options=options
-        )
+        # without the checks by which `torch.compile` finds the graph for its arguments at every call: callers know theirs
+        direct: Graph = standalone_compile(recorded, list(arguments), dynamic_shapes="from_example_inputs", options=options)
     return direct
+
+
+def layout(tensors: Iterable[th.Tensor]) -> Hashable:
+    """
+    :param tensors: arguments of a graph
+    :return: what a graph is made for: arguments of another layout it would read wrongly
+    """
+    return tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors)
 
 
 @contextmanager

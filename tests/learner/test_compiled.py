@@ -1,5 +1,6 @@
 """``compile=True``: the numbers of the functions themselves, several times as fast, or a warning and no harm done."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -159,6 +160,56 @@ def test_save_load_and_go_on(tmp_path: Path) -> None:
     train(loaded, 2)
     assert th.equal(parameters(loaded), parameters(whole))
     assert "forward" not in vars(loaded.policy)
+
+
+def test_arguments_of_another_layout_get_a_graph_of_their_own() -> None:
+    """A graph does not look at its arguments; a batch size that is changed between two calls of ``learn`` is another graph."""
+    found = {}
+    for compiled in (False, True):
+        model, _ = run(2, compile=compiled)
+        model.batch_size = 16
+        train(model, 2)
+        found[compiled] = parameters(model)
+    assert n_graphs(model) == 2
+    np.testing.assert_allclose(found[True], found[False], atol=2e-5)
+
+
+def test_images_in_another_order_of_bytes() -> None:
+    """The same image with its channels last in memory is read rightly by the policy that acts."""
+    model = make_model("image", compile=True)
+    images = th.randint(0, 255, (2, 1, 36, 36), dtype=th.uint8, generator=th.Generator().manual_seed(0))
+    model.policy.set_training_mode(False)
+    with th.no_grad(), model._engine.acting(model.policy, reads_distribution=False):
+        found = []
+        for obs in (images, images.transpose(2, 3).contiguous().transpose(2, 3)):
+            th.manual_seed(0)
+            found.append(model.policy(obs))
+    for one, other in zip(*found, strict=True):
+        assert th.allclose(one, other, atol=1e-5)
+    assert len(model._engine._acting._graphs) == 2
+
+
+def test_a_copy_of_the_policy_made_inside_a_rollout() -> None:
+    """It is a policy of its own, which stays as it was while the original learns on."""
+
+    class Copy(BaseCallback):
+        copied: Any = None
+
+        def _on_step(self) -> bool:
+            if self.n_calls == 20:
+                self.copied = copy.deepcopy(self.model.policy), self.model.policy.state_dict()
+                self.expected = {name: value.clone() for name, value in self.copied[1].items()}
+            return True
+
+    callback = Copy()
+    model, _ = run(3, callback, compile=True)
+    copied = callback.copied[0]
+    assert all(th.equal(value, callback.expected[name]) for name, value in copied.state_dict().items())
+    assert not all(th.equal(value, callback.expected[name]) for name, value in model.policy.state_dict().items())
+    obs = th.zeros(2, 3)
+    with th.no_grad():
+        assert th.equal(copied(obs, deterministic=True)[1], copied.predict_values(obs))
+        assert copied(obs)[1].shape == (2, 1)
 
 
 def test_compiling_is_in_no_time_that_is_logged() -> None:
