@@ -90,7 +90,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param surrogate_kwargs: Further arguments of the surrogate, such as ``tau_neg`` of ``"sapo"``
     :param ratio_level: ``"joint"``: one ratio for an action; ``"dimension"``: one for each of its dimensions, losses added
     :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts; ``None``: no replay, on-policy
-    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: twice as many as PPO takes
+    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: twice as many as PPO takes. Where that
+        is less than what is stored, they are drawn from as many whole rollouts as it takes, chosen anew each time
     :param target: ``"vtrace"``: values and ratios of the current policy; ``"gae"``: values of the current policy, no ratios;
         ``"stored"``: as computed at collection
     :param vtrace_rho_bar: Truncation of the ratio in V-trace's temporal difference, above 0
@@ -99,10 +100,12 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param old_threshold: Version gap above which a sample counts as old in the metrics
     :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities;
         ``None``: 0.1 with replay, 0 without
-    :param compile: compile the gradient step and, on a CPU, the policy that acts: several times as fast with small networks,
-        after half a minute of compiling, which counts in no time that is logged; the same numbers up to rounding. Where that
-        is not possible, training goes on uncompiled with a warning
-    :param bf16: forward passes of the update in bfloat16 (torch's autocast): for large networks on a GPU
+    :param compile: compile the gradient step and, on a CPU, the policy that acts (without gSDE, with a joint ratio): several
+        times as fast with small networks, after a quarter of a minute that counts in no time but ``time/compile``; every step
+        is the same up to rounding. Where that is not possible, training goes on uncompiled with a warning. While it acts,
+        ``policy.action_dist`` is that of the first step of the rollout. Not tried on a GPU
+    :param bf16: forward passes of the update in bfloat16 (torch's autocast), for large networks on a GPU: ratios carry its
+        rounding, from the first step on. Not tried on a GPU
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -280,10 +283,10 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _replay_to_draw_from(self) -> RolloutReplayBuffer | None:
         if self.replay_buffer is None:
             return None
-        if len(self.replay_buffer) == 0:
-            raise ValueError("There is nothing to train on: the replay is empty. Collect with `learn`, or add a rollout.")
         if self.max_policy_lag is not None:
             self.replay_buffer.drop_older_than(self.policy_version - self.max_policy_lag)
+        if len(self.replay_buffer) == 0:
+            raise ValueError("There is nothing to train on: the replay is empty. Collect with `learn`, or add a rollout.")
         if self.replay_capacity is None:
             return self.replay_buffer
         return self.replay_buffer.part(self._n_gradient_steps() * self.batch_size)

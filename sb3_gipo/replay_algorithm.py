@@ -187,8 +187,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         :return: seconds since
         """
         seconds = self._engine.compile_seconds - before
-        if seconds:
-            self.start_time += int(seconds * 1e9)
+        self.start_time += int(seconds * 1e9)
+        if self._engine.compiled:
             self.logger.record("time/compile", self._engine.compile_seconds)
         return seconds
 

@@ -15,7 +15,6 @@ from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.replay import RolloutReplayBuffer
 from sb3_gipo.rollouts.types import Observation, ReplayBatch
 
-_SB3_SAMPLES = (RolloutBuffer._get_samples, DictRolloutBuffer._get_samples)
 # Observations up to this size move to the device once for an update; larger ones (images) minibatch by minibatch.
 _RESIDENT_BYTES = 2**30
 
@@ -83,13 +82,21 @@ def rollout_batches(
     :param device: of the learner
     :return: the minibatches
     """
-    if type(buffer)._get_samples not in _SB3_SAMPLES or "_get_samples" in vars(buffer):
-        # a buffer that makes its minibatches in a way of its own
+    if not _is_sb3s(buffer):
         for samples in buffer.get(batch_size):
             yield from_rollout_buffer(samples, action_space)
         return
     positions = _drawn_positions(buffer, batch_size)
     yield from taken(_rollout_source(buffer, action_space, device), positions)
+
+
+def _is_sb3s(buffer: RolloutBuffer) -> bool:
+    """Whether it makes its minibatches as SB3's does, and not in a way of its own."""
+    return all(
+        any(getattr(type(buffer), name) is getattr(sb3s, name) for sb3s in (RolloutBuffer, DictRolloutBuffer))
+        and name not in vars(buffer)
+        for name in ("get", "_get_samples", "to_torch", "swap_and_flatten")
+    )
 
 
 def _drawn_positions(buffer: RolloutBuffer, batch_size: int) -> list[np.ndarray]:

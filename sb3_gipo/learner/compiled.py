@@ -8,14 +8,23 @@ functions themselves: a policy that draws random numbers in training, or changes
 """
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.func import functional_call
 
-from sb3_gipo.learner.graphs import OtherNumbersError, all_close, compile_graph, distribution_kept, layout, refusal
+from sb3_gipo.learner.graphs import (
+    OtherNumbersError,
+    all_close,
+    all_gradients_close,
+    compile_graph,
+    layout,
+    refusal,
+    untouched,
+)
 from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms, Slope, objective
 from sb3_gipo.learner.parameters import FlatAdam, Optimization
 from sb3_gipo.learner.step import EagerStep, Step, StepOutcome, StepSettings
@@ -44,8 +53,12 @@ class CompiledSteps:
         :return: the step for one update
         """
         eager = EagerStep(policy, optimization, how)
-        if not isinstance(optimization, FlatAdam):
-            self._refuse(type(policy.optimizer), ValueError(f"{type(policy.optimizer).__name__} is not torch's plain Adam."))
+        if not isinstance(optimization, FlatAdam) or _has_hooks(policy):
+            reason = (
+                "the optimizer is not torch's Adam as it comes (one group of all parameters, none of them frozen, no weight "
+                "decay, no amsgrad), or there are hooks on it or on gradients."
+            )
+            self._refuse("optimizer", ValueError(reason))
             return eager
         if policy is not self._policy:
             self._graphs, self._policy = {}, policy
@@ -68,6 +81,14 @@ class CompiledSteps:
                 self._refuse(key, error)
             self.seconds += time.perf_counter() - start
         return self._graphs[key]
+
+    def give_up(self, graph: "RecordedStep") -> None:
+        """
+        :param graph: that no longer does what the policy does
+        """
+        (key,) = (key for key, kept in self._graphs.items() if kept is graph)
+        del self._graphs[key]
+        self._refuse(key, OtherNumbersError())
 
     def _refuse(self, key: Any, error: Exception) -> None:
         if key not in self._graphs:
@@ -95,6 +116,7 @@ class CompiledStep:
         self._batch_size = batch_size
         self._kl_limit = how.kl_limit
         self._graph: RecordedStep | None = None
+        self._agreed = False
         self._arguments = [*optimization.state(), *_numbers(how, optimization.learning_rate, policy.device), *policy.buffers()]
 
     def __call__(self, batch: ReplayBatch) -> StepOutcome:
@@ -102,18 +124,42 @@ class CompiledStep:
         :param batch: minibatch
         :return: what the step did
         """
-        if len(batch.advantages) != self._batch_size:
+        if len(batch.advantages) != self._batch_size or self._made_for[1].ended:
             return self._eager(batch)
         if self._graph is None:
             self._graph = self._graphs.graph(*self._made_for, batch)
             if self._graph is None:
                 self._batch_size = -1  # of which there is none
                 return self._eager(batch)
-        terms, norm, flag = self._graph(self._arguments, batch)
-        finite = bool(flag) if flag.device.type == "cpu" else flag
-        if self._kl_limit is not None and bool(terms.divergence() > self._kl_limit):
-            return StepOutcome(terms, None, True)
-        return StepOutcome(terms, norm, finite)
+        if not self._agreed and not self._agree(batch):
+            return self._eager(batch)
+        done = self._graph(self._arguments, batch)
+        # the one who decided that the step was not taken says so
+        if self._kl_limit is not None and bool(done.beyond):
+            return StepOutcome(done.terms, None, True)
+        return StepOutcome(done.terms, done.grad_norm, bool(done.finite) if done.finite.device.type == "cpu" else done.finite)
+
+    def _agree(self, batch: ReplayBatch) -> bool:
+        """Whether the graph still says of this minibatch what the policy and the surrogate say; if not, it is given up."""
+        assert self._graph is not None
+        policy, optimization, how = self._made_for
+        with th.no_grad():
+            expected, _ = objective(policy, batch, how.objective)
+        with put_back(optimization.state()):
+            self._agreed = all_close(expected, self._graph(self._arguments, batch).terms)
+        if not self._agreed:
+            self._graphs.give_up(self._graph)
+            self._graph, self._batch_size = None, -1  # of which there is none
+        return self._agreed
+
+
+class RecordedOutcome(NamedTuple):
+    """What a graph says of a step."""
+
+    terms: ObjectiveTerms
+    grad_norm: th.Tensor
+    finite: th.Tensor  # whether the gradient was
+    beyond: th.Tensor  # whether the divergence was beyond its limit
 
 
 class RecordedStep:
@@ -148,19 +194,20 @@ class RecordedStep:
             finite = th.isfinite(norm)
             gradient = gradient * th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
             after = adam(state, gradient, learning_rate, adam_settings)
-            changes = finite & (terms.divergence() <= kl_limit)
+            beyond = terms.divergence() > kl_limit
+            changes = finite & ~beyond
             for old, new in zip(state, after, strict=True):
                 old.copy_(th.where(changes, new, old))
-            return (*terms, norm, finite)
+            return (*terms, norm, finite, beyond)
 
         arguments = [*optimization.state(), *_numbers(how, optimization.learning_rate, policy.device), *policy.buffers()]
         self._graph = compile_graph(step, [*arguments, *_tensors(batch)])
 
-    def __call__(self, arguments: list[th.Tensor], batch: ReplayBatch) -> tuple[ObjectiveTerms, th.Tensor, th.Tensor]:
+    def __call__(self, arguments: list[th.Tensor], batch: ReplayBatch) -> "RecordedOutcome":
         """
         :param arguments: state of the optimizer, which is changed, numbers of the day, buffers of the policy
         :param batch: minibatch
-        :return: what is logged of it, norm of the gradient, and whether that was finite
+        :return: what the step did
         """
         with th.no_grad():
             if self._cuda:  # the next replay of the graph overwrites its results
@@ -168,8 +215,8 @@ class RecordedStep:
                 results: Sequence[th.Tensor] = [result.clone() for result in self._graph(*arguments, *_tensors(batch))]
             else:
                 results = self._graph(*arguments, *_tensors(batch))
-        *terms, norm, finite = results
-        return ObjectiveTerms(*terms), norm, finite
+        *terms, norm, finite, beyond = results
+        return RecordedOutcome(ObjectiveTerms(*terms), norm, finite, beyond)
 
 
 class _Objective(th.nn.Module):
@@ -187,32 +234,55 @@ def _compile_and_compare(
     policy: ActorCriticPolicy, optimization: FlatAdam, how: StepSettings, batch: ReplayBatch
 ) -> RecordedStep:
     """:raises ValueError: when the graph does not do what the functions do"""
-    numbers = _numbers(how, optimization.learning_rate, policy.device)
-    state = AdamState(*(part.clone() for part in optimization.state()))
+    numbers, adam_settings = _numbers(how, optimization.learning_rate, policy.device), optimization.settings()
+    state = optimization.state()
     buffers = [buffer.clone() for buffer in policy.buffers()]
     devices = [policy.device] if policy.device.type == "cuda" else []
     with th.random.fork_rng(devices=devices):
-        with distribution_kept(policy):
+        with untouched(policy):
             recorded = RecordedStep(policy, optimization, how, batch)
         terms, slope = objective(policy, batch, how.objective)
-        optimization.gradient.zero_()
+        policy.optimizer.zero_grad()
         slope.backward()
         changed = [not th.equal(*pair) for pair in zip(policy.buffers(), buffers, strict=True)]
         for buffer, before in zip(policy.buffers(), buffers, strict=True):
             buffer.copy_(before)
         if any(changed):
             raise ValueError("the policy changes its buffers in training (batch normalization does), which is not compiled.")
-        norm = th.linalg.vector_norm(optimization.gradient)
-        clipped = optimization.gradient * th.clamp(how.max_grad_norm / (norm + 1e-6), max=1.0)
-        expected = adam(state, clipped, numbers[1], optimization.settings())
+        gradients = [parameter.grad for parameter in policy.parameters()]
+        if any(gradient is None for gradient in gradients):
+            raise ValueError("a parameter has no part in the loss.")
+        gradient = th.cat([part.reshape(-1) for part in gradients if part is not None])
+        norm = th.linalg.vector_norm(gradient)
+        expected = adam(state, gradient * th.clamp(how.max_grad_norm / (norm + 1e-6), max=1.0), numbers[1], adam_settings)
         applied = bool(th.isfinite(norm)) and not (how.kl_limit is not None and bool(terms.divergence() > how.kl_limit))
         after = expected if applied else AdamState(*(part.clone() for part in state))
-        found = recorded([*state, *numbers, *buffers], batch)
-    # moments and not parameters: a first step of Adam blows rounding up where a gradient is nearly 0
-    pairs = [*zip(terms, found[0], strict=True), (norm, found[1]), *zip(after[1:], state[1:], strict=True)]
-    if not all_close(*zip(*pairs, strict=True)):
+        with put_back(state):
+            found = recorded([*state, *numbers, *policy.buffers()], batch)
+            # of the state the first moments: a first step of Adam blows rounding up where a gradient is nearly 0
+            moments = [optimization.parts(vector) for vector in (after.exp_avg, state.exp_avg.clone())]
+            steps = state.steps.clone()
+    if not (all_close([*terms, norm, after.steps], [*found.terms, found.grad_norm, steps]) and all_gradients_close(*moments)):
         raise OtherNumbersError
     return recorded
+
+
+@contextmanager
+def put_back(state: AdamState) -> Iterator[None]:
+    """
+    :param state: that a graph may change, and that is as before after this context (a graph on a GPU knows the very tensors)
+    """
+    before = [part.clone() for part in state]
+    try:
+        yield
+    finally:
+        for part, value in zip(state, before, strict=True):
+            part.copy_(value)
+
+
+def _has_hooks(policy: ActorCriticPolicy) -> bool:
+    """Whether somebody wants to see or change the gradients of parameters, which a graph does not give away."""
+    return any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in policy.parameters())
 
 
 def _numbers(how: StepSettings, learning_rate: float, device: th.device) -> tuple[th.Tensor, th.Tensor]:
@@ -232,7 +302,9 @@ def _coefficient_names(how: ObjectiveSettings) -> list[str]:
 
 def _static_part(how: ObjectiveSettings, adam_settings: AdamSettings, training: bool) -> Any:
     """What a graph is made for; everything else it takes as tensors."""
-    fixed = [value for name, value in how._asdict().items() if name not in (*_COEFFICIENTS, "surrogate_kwargs")]
+    own = how.surrogate_name if isinstance(how.surrogate_name, str) else id(how.surrogate_name)  # which may have no hash
+    given = how._replace(surrogate_name=own)._asdict()  # type: ignore[arg-type]  # only to tell one from another
+    fixed = [value for name, value in given.items() if name not in (*_COEFFICIENTS, "surrogate_kwargs")]
     return *fixed, repr(sorted(how.surrogate_kwargs.items())), tuple(_coefficient_names(how)), adam_settings, training
 
 

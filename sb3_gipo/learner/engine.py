@@ -1,6 +1,6 @@
-"""How a model acts and learns on this machine: operation by operation, or compiled. Nothing here changes what it computes."""
+"""How a model acts and learns on this machine: operation by operation, or compiled. What it computes is decided elsewhere."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -9,7 +9,6 @@ from sb3_gipo.learner.acting import CompiledActing
 from sb3_gipo.learner.compiled import CompiledSteps
 from sb3_gipo.learner.parameters import Optimization, optimization
 from sb3_gipo.learner.step import EagerStep, Step, StepSettings
-from sb3_gipo.policies import unchecked_distributions
 
 
 class Engine:
@@ -25,6 +24,9 @@ class Engine:
         self._acting: CompiledActing | None = None
         self._optimization: Optimization | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Engine, (self.compiled,)  # graphs are made anew where they are needed
+
     @property
     def compile_seconds(self) -> float:
         """Spent on compiling so far."""
@@ -38,7 +40,7 @@ class Engine:
         """
         # noise of gSDE is no input of the policy
         if not self.compiled or reads_distribution or policy.use_sde or policy.device.type != "cpu":
-            return unchecked_distributions()
+            return nullcontext()
         if self._acting is None or self._acting.policy is not policy:
             self._acting = CompiledActing(policy)
         return self._acting

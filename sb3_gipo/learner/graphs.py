@@ -28,8 +28,8 @@ class OtherNumbersError(ValueError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the graph gives other numbers than the policy itself, which draws random numbers of its own (dropout does) or "
-            "depends on something that is no tensor."
+            "the graph gives other numbers than the policy and the surrogate themselves. They draw random numbers (dropout "
+            "does), or depend on something that is no tensor and has changed."
         )
 
 
@@ -41,11 +41,11 @@ def refusal(error: Exception, what: str) -> None:
     :param what: what the policy does uncompiled instead
     """
     reason = "\n".join(f"{type(error).__name__}: {str(error).strip()}".splitlines()[:5])
+    advice = ""
+    if "inductor" in type(error).__module__:
+        advice = "\nOn a CPU a C++ compiler (g++ or clang++) and Python's headers are needed, on a GPU Triton."
     warnings.warn(
-        f"`compile=True` cannot be had here: the policy {what} uncompiled. {reason}\n"
-        "(A C++ compiler, g++ or clang++, and Python's headers are needed on a CPU, Triton on a GPU.)",
-        CompileWarning,
-        stacklevel=2,
+        f"`compile=True` cannot be had here: the policy {what} uncompiled. {reason}{advice}", CompileWarning, stacklevel=2
     )
 
 
@@ -94,18 +94,21 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def distribution_kept(policy: ActorCriticPolicy) -> Iterator[None]:
+def untouched(policy: ActorCriticPolicy) -> Iterator[None]:
     """
-    Recording leaves its stand-ins in the policy's distribution; they do not outlive this context.
+    Recording runs the policy on stand-ins; what it keeps of them (its distribution, caches, counts) does not outlive this
+    context.
 
     :param policy: that is recorded
     """
-    before: dict[str, Any] = vars(policy.action_dist).copy()
+    keepers = [policy.action_dist, *policy.modules()]
+    before: list[dict[str, Any]] = [vars(keeper).copy() for keeper in keepers]
     try:
         yield
     finally:
-        vars(policy.action_dist).clear()
-        vars(policy.action_dist).update(before)
+        for keeper, attributes in zip(keepers, before, strict=True):
+            vars(keeper).clear()
+            vars(keeper).update(attributes)
 
 
 def all_close(expected: Iterable[th.Tensor], found: Iterable[th.Tensor]) -> bool:
@@ -115,6 +118,19 @@ def all_close(expected: Iterable[th.Tensor], found: Iterable[th.Tensor]) -> bool
     :return: whether they agree but for rounding
     """
     return all(_close(*pair) for pair in zip(expected, found, strict=True))
+
+
+def all_gradients_close(expected: Sequence[th.Tensor], found: Sequence[th.Tensor]) -> bool:
+    """
+    :param expected: gradient of each parameter
+    :param found: the same, of the graph
+    :return: whether they agree but for rounding, also where the gradient of one parameter is much smaller than that of others
+    """
+    overall = max(float(gradient.abs().max()) for gradient in expected)
+    return all(
+        float((one - other).abs().max()) <= 1e-3 * float(one.abs().max()) + 1e-6 * overall
+        for one, other in zip(expected, found, strict=True)
+    )
 
 
 def _close(one: th.Tensor, other: th.Tensor) -> bool:

@@ -2,8 +2,9 @@
 Parameters and their optimizer during one update: through the optimizer, as SB3 does it, or, for Adam, as single vectors.
 
 Parameters, gradients and moments of a small network are some fifty little tensors, and an update spends more time on going
-from one to the next than on numbers. As vectors they take one call for each operation of Adam, with the same result to the
-last bit: each element undergoes what it did before.
+from one to the next than on numbers. As vectors they take one call for each operation of Adam, on a CPU with the same result
+to the last bit: each element undergoes what it did before. On a GPU it is torch's fused kernel, the only one that can leave
+out a step without anybody waiting to know.
 """
 
 from typing import Any, Protocol
@@ -62,6 +63,13 @@ class AnyOptimizer:
         """As :class:`Optimization`; waits for the device to know whether the gradient is finite."""
         self._policy.optimizer.zero_grad()
         slope.backward()
+        return self.clip_and_step(max_grad_norm)
+
+    def clip_and_step(self, max_grad_norm: float) -> tuple[th.Tensor, bool]:
+        """
+        :param max_grad_norm: the gradients that are there are scaled down to this norm
+        :return: as :meth:`step`
+        """
         norm = th.nn.utils.clip_grad_norm_(self._policy.parameters(), max_grad_norm)
         finite = bool(th.isfinite(norm))
         if finite:
@@ -71,8 +79,9 @@ class AnyOptimizer:
 
 class FlatAdam:
     """
-    Adam on vectors. Inside the context, parameters and their gradients are views of them; on leaving it, whatever
-    the reason, the parameters lie where they lay before and the optimizer has its moments back.
+    Adam on vectors. Inside the context, parameters are views of them; on leaving it, whatever the reason, the parameters lie
+    where they lay before and the optimizer has its moments back. A minibatch that does not reach every parameter ends it
+    early, and the rest of the update goes through the optimizer.
 
     :param policy: to train, for which :meth:`suits` holds
     """
@@ -84,7 +93,16 @@ class FlatAdam:
         self.values = _join(self._homes)
         self.gradient, self.exp_avg, self.exp_avg_sq = (th.zeros_like(self.values) for _ in range(3))
         self.steps = th.zeros((), device=self.values.device)
-        self._gradients = self.parts(self.gradient)
+        if self.values.device.type == "cuda":  # a CUDA graph may change only what stays where it is
+            for vector in self.state():
+                th._dynamo.mark_static_address(vector, guard=False)
+        self._plain = AnyOptimizer(policy)
+        self._inside = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether parameters are no longer views of these vectors."""
+        return not self._inside
 
     def belongs_to(self, policy: ActorCriticPolicy) -> bool:
         """
@@ -120,7 +138,7 @@ class FlatAdam:
             not hooked
             and not any(group[name] for name in special)
             and not isinstance(group["lr"], th.Tensor)
-            and {id(parameter) for parameter in parameters} == {id(parameter) for parameter in policy.parameters()}
+            and [id(parameter) for parameter in parameters] == [id(parameter) for parameter in policy.parameters()]
             and all(parameter.requires_grad and parameter.is_contiguous() for parameter in parameters)
             and len({(parameter.dtype, parameter.device) for parameter in parameters}) == 1
             and parameters[0].device.type in ("cpu", "cuda")
@@ -134,9 +152,9 @@ class FlatAdam:
         self._load(self.values, self._homes)
         for name, vector in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
             self._load(vector, [state[name] for state in states if state])
-        for parameter, value, gradient in zip(self._parameters, self.parts(self.values), self._gradients, strict=True):
+        for parameter, value in zip(self._parameters, self.parts(self.values), strict=True):
             parameter.data = value
-            parameter.grad = gradient
+        self._inside = True
         return self
 
     @staticmethod
@@ -144,6 +162,9 @@ class FlatAdam:
         vector.copy_(_join(tensors)) if tensors else vector.zero_()
 
     def __exit__(self, *_: object) -> None:
+        if not self._inside:
+            return
+        self._inside = False
         for parameter, home in zip(self._parameters, self._homes, strict=True):
             home.copy_(parameter.data)
             parameter.data = home
@@ -173,9 +194,17 @@ class FlatAdam:
 
     def step(self, slope: Slope, max_grad_norm: float) -> tuple[th.Tensor, bool | th.Tensor]:
         """As :class:`Optimization`; on a GPU nothing waits: whether the gradient was finite stays there."""
-        self.gradient.zero_()
+        for parameter in self._parameters:
+            parameter.grad = None
         slope.backward()
-        norm = th.nn.utils.get_total_norm(self._gradients)
+        gradients = [parameter.grad for parameter in self._parameters]
+        reached = [gradient for gradient in gradients if gradient is not None]
+        if not self._inside or len(reached) < len(gradients):
+            # Adam leaves a parameter alone that a minibatch does not reach, and counts its steps apart
+            self.__exit__()
+            return self._plain.clip_and_step(max_grad_norm)
+        norm = th.nn.utils.get_total_norm(reached)
+        th.cat([gradient.reshape(-1) for gradient in reached], out=self.gradient)
         finite = th.isfinite(norm)
         # as `clip_grad_norm_`
         self.gradient.mul_(th.clamp(max_grad_norm / (norm + 1e-6), max=1.0))

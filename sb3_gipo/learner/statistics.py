@@ -89,6 +89,7 @@ class UpdateStatistics:
         :param how: the terms of the loss
         :return: what this update leaves behind, reduced to what is logged of it
         """
+        self.settle()
         assert self._last is not None
         counted = self._counted()
         samples = _samples([(outcome.terms, gap) for outcome, gap in counted])

@@ -106,7 +106,7 @@ def gipo(
     check_same_shape(log_ratio=log_ratio, advantages=advantages)
     check_positive(sigma=sigma)
     width = sigma
-    if sigma_neg is not None and sigma_neg is not sigma:
+    if sigma_neg is not None and (isinstance(sigma_neg, th.Tensor) or sigma_neg != sigma):
         check_positive(sigma_neg=sigma_neg)
         width = th.where(advantages < 0, _scalar(sigma_neg, log_ratio), _scalar(sigma, log_ratio))
     ratio = importance_ratio(log_ratio)

@@ -54,6 +54,20 @@ def test_a_buffer_with_minibatches_of_its_own() -> None:
     assert all((batch.advantages == 3.0).all() for batch in batches)
 
 
+def test_a_buffer_with_an_order_of_its_own() -> None:
+    """So is one that overrides ``get``."""
+
+    class Mine(RolloutBuffer):
+        def get(self, batch_size: int | None = None) -> Any:
+            for samples in super().get(batch_size):
+                yield samples._replace(advantages=samples.advantages * 0 + 3.0)
+
+    model = collected(**ON_POLICY, rollout_buffer_class=Mine)
+    batches = list(rollout_batches(model.rollout_buffer, 16, model.action_space, model.device))
+    assert len(batches) == 2
+    assert all((batch.advantages == 3.0).all() for batch in batches)
+
+
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("observation", ["box", "dict", "image"])
 @pytest.mark.parametrize("level", ["joint", "dimension"])

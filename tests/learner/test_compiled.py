@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -197,19 +198,20 @@ def test_a_copy_of_the_policy_made_inside_a_rollout() -> None:
 
         def _on_step(self) -> bool:
             if self.n_calls == 20:
-                self.copied = copy.deepcopy(self.model.policy), self.model.policy.state_dict()
-                self.expected = {name: value.clone() for name, value in self.copied[1].items()}
+                policy = self.model.policy
+                self.copied = copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))
+                self.expected = {name: value.clone() for name, value in policy.state_dict().items()}
             return True
 
     callback = Copy()
     model, _ = run(3, callback, compile=True)
-    copied = callback.copied[0]
-    assert all(th.equal(value, callback.expected[name]) for name, value in copied.state_dict().items())
     assert not all(th.equal(value, callback.expected[name]) for name, value in model.policy.state_dict().items())
     obs = th.zeros(2, 3)
-    with th.no_grad():
-        assert th.equal(copied(obs, deterministic=True)[1], copied.predict_values(obs))
-        assert copied(obs)[1].shape == (2, 1)
+    for copied in callback.copied:
+        assert all(th.equal(value, callback.expected[name]) for name, value in copied.state_dict().items())
+        with th.no_grad():
+            assert th.equal(copied(obs, deterministic=True)[1], copied.predict_values(obs))
+            assert copied(obs)[1].shape == (2, 1)
 
 
 def test_compiling_is_in_no_time_that_is_logged() -> None:
@@ -263,6 +265,17 @@ class Counting(ActorCriticPolicy):
         return values + 0.1 * self.calls, log_prob, entropy
 
 
+class Cached(Dropout):
+    """Keeps what it made at the first call."""
+
+    scale: Any = None
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        if self.scale is None:
+            self.scale = th.linspace(0.5, 1.5, 3)
+        return observations * self.scale
+
+
 @pytest.mark.filterwarnings("always::sb3_gipo.learner.graphs.CompileWarning")
 @pytest.mark.parametrize(
     ("kwargs", "words"),
@@ -270,9 +283,10 @@ class Counting(ActorCriticPolicy):
         ({"policy_kwargs": {"features_extractor_class": Dropout}}, "other numbers"),
         ({"policy_kwargs": {"features_extractor_class": BatchNorm}}, "changes its buffers"),
         ({"policy_kwargs": {"features_extractor_class": Branching}}, "is trained uncompiled"),
+        ({"policy_kwargs": {"features_extractor_class": Cached}}, "is trained uncompiled"),
         ({"policy_kwargs": {"optimizer_class": th.optim.AdamW}}, "AdamW is not torch's plain Adam"),
     ],
-    ids=["dropout", "batch normalization", "branch", "optimizer"],
+    ids=["dropout", "batch normalization", "branch", "cache", "optimizer"],
 )
 def test_what_cannot_be_compiled_is_trained_as_it_is(kwargs: dict[str, Any], words: str) -> None:
     """One warning with the reason, and the very run without ``compile``."""
@@ -286,6 +300,101 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(kwargs: dict[str, Any], wor
         np.testing.assert_allclose(parameters(compiled), parameters(plain), atol=2e-5)  # acting is compiled
     else:
         assert th.equal(parameters(compiled), parameters(plain))
+
+
+class Width:
+    """A surrogate with a number of its own."""
+
+    width = 1.0
+
+    def __call__(self, log_ratio: th.Tensor, advantages: th.Tensor) -> th.Tensor:
+        return -(log_ratio.clamp(-self.width, self.width).exp() * advantages)
+
+
+class Scaled(Dropout):
+    """A features extractor with a Python number."""
+
+    scale = 1.0
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return observations * self.scale
+
+
+def changed_surrogate(compiled: bool) -> GIPO:
+    surrogate = Width()
+    model, _ = run(2, compile=compiled, surrogate=surrogate, use_sde=True)
+    surrogate.width = 0.01
+    train(model, 2)
+    return model
+
+
+def changed_policy(compiled: bool) -> GIPO:
+    model, _ = run(2, compile=compiled, policy_kwargs={"features_extractor_class": Scaled})
+    model.policy.features_extractor.scale = 0.1
+    train(model, 2)
+    return model
+
+
+@pytest.mark.parametrize(("change", "n_warnings"), [(changed_surrogate, 1), (changed_policy, 2)])
+@pytest.mark.filterwarnings("always::sb3_gipo.learner.graphs.CompileWarning")
+def test_what_changes_behind_a_graph_is_noticed(change: Any, n_warnings: int) -> None:
+    """A number that is no tensor and changes between updates: the graphs are given up, and the run is the uncompiled one."""
+    plain = change(False)
+    with pytest.warns(CompileWarning, match="has changed") as caught:
+        compiled = change(True)
+    assert len([warning for warning in caught if warning.category is CompileWarning]) == n_warnings
+    np.testing.assert_allclose(parameters(compiled), parameters(plain), atol=2e-5)
+
+
+def test_hooks_on_gradients_are_obeyed() -> None:
+    """A graph would not call them: the step is not compiled."""
+    model = make_model(compile=True, use_sde=True)
+    model.policy.action_net.weight.register_hook(lambda gradient: gradient * 0)
+    before = model.policy.action_net.weight.detach().clone()
+    with pytest.warns(CompileWarning, match="hooks"):
+        train(model, 2)
+    assert th.equal(model.policy.action_net.weight, before)
+
+
+def test_parameters_that_change_during_a_rollout() -> None:
+    """A callback that sets the deviation at the start of a rollout is seen by the policy that acts."""
+
+    class Narrow(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            self.model.policy.log_std.data.fill_(-3.0)
+
+        def _on_step(self) -> bool:
+            if self.n_calls == 10:
+                self.model.policy.action_net.bias.data = th.full_like(self.model.policy.action_net.bias, 5.0)
+            return True
+
+    (_, ours), (_, theirs) = (run(1, Narrow(), compile=compiled) for compiled in (True, False))
+    np.testing.assert_allclose(np.array(ours.actions), np.array(theirs.actions), atol=2e-5)
+    assert np.std(np.array(ours.actions)[:9]) < 0.5 < 4 < np.min(np.array(ours.actions)[12:])
+
+
+def test_a_forward_of_somebody_else_stays() -> None:
+    """What a user has put in the place of ``forward`` acts, and is there afterwards."""
+    model = make_model(compile=True)
+    calls: list[Any] = []
+    mine = lambda obs, deterministic=False: (calls.append(obs), type(model.policy).forward(model.policy, obs))[1]  # noqa: E731
+    model.policy.forward = mine
+    train(model, 2)
+    assert len(calls) == 32
+    assert vars(model.policy)["forward"] is mine
+
+
+def test_a_dict_in_another_order() -> None:
+    """The parts of an observation are told by their names."""
+    model = make_model("dict", compile=True)
+    train(model, 1)
+    model.policy.set_training_mode(False)
+    obs = {"position": th.tensor([[0.3, -0.4]] * 2), "mode": th.tensor([2, 0])}
+    with th.no_grad(), model._engine.acting(model.policy, reads_distribution=False):
+        model.policy(obs)
+        found = model.policy({"mode": obs["mode"], "position": obs["position"]})[1]
+        expected = model.policy.predict_values(obs)
+    assert th.allclose(found, expected, atol=1e-5)
 
 
 def test_a_policy_that_counts_is_found() -> None:
@@ -307,7 +416,7 @@ with warnings.catch_warnings(record=True) as caught:
     model.learn(128)
 words = [str(warning.message) for warning in caught if warning.category is CompileWarning]
 assert len(words) == 2, words  # acting, training
-assert all("A C++ compiler" in text for text in words)
+assert all("C++ compiler" in text for text in words), words
 assert torch.distributions.Distribution._validate_args
 print("trained", model.num_timesteps)
 """
