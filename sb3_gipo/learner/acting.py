@@ -1,6 +1,7 @@
 """What the policy does at every environment step, as one compiled graph."""
 
 import time
+from collections.abc import Hashable
 from typing import Any
 
 import torch as th
@@ -32,6 +33,7 @@ class CompiledActing:
         self._agreed = False
         self._inside = False
         self._weights: list[th.Tensor] = []
+        self._layout: Hashable = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a policy that is copied or pickled inside a rollout acts as it is written
@@ -40,6 +42,7 @@ class CompiledActing:
     def __enter__(self) -> "CompiledActing":
         if not self._refused and "forward" not in vars(self.policy):
             self._weights = [*self.policy.parameters(), *self.policy.buffers()]
+            self._layout = layout(self._weights)
             self._inside, self._agreed = True, False
             vars(self.policy)["forward"] = self._forward
         return self
@@ -52,8 +55,8 @@ class CompiledActing:
     def _forward(self, obs: PyTorchObs, deterministic: bool = False) -> Step:
         if not self._inside or self._refused or deterministic or self.policy.training or th.is_grad_enabled():
             return self._as_written(obs, deterministic)
-        arguments = [*self._weights, *_columns(obs)]
-        key = layout(arguments)
+        columns = _columns(obs)
+        arguments, key = [*self._weights, *columns], (self._layout, layout(columns))
         if key not in self._graphs or not self._agreed:
             return self._ask_both(obs, arguments, key)
         actions, values, log_probs = self._graphs[key](*arguments)

@@ -284,7 +284,7 @@ class Cached(Dropout):
         ({"policy_kwargs": {"features_extractor_class": BatchNorm}}, "changes its buffers"),
         ({"policy_kwargs": {"features_extractor_class": Branching}}, "is trained uncompiled"),
         ({"policy_kwargs": {"features_extractor_class": Cached}}, "is trained uncompiled"),
-        ({"policy_kwargs": {"optimizer_class": th.optim.AdamW}}, "AdamW is not torch's plain Adam"),
+        ({"policy_kwargs": {"optimizer_class": th.optim.AdamW}}, "not torch's Adam as it comes"),
     ],
     ids=["dropout", "batch normalization", "branch", "cache", "optimizer"],
 )

@@ -156,9 +156,8 @@ def test_fused_adam_is_the_users_choice() -> None:
     """``optimizer_kwargs={"fused": True}`` is faster with large networks and differs in the last bits: off by default."""
     numbers: dict[bool, th.Tensor] = {}
     for fused in (False, True):
-        kwargs = (
-            {"optimizer_kwargs": {"fused": True, "eps": 1e-5}} if fused else {}
-        )  # SB3's eps, which it sets only by default
+        options = {"fused": True, "eps": 1e-5}  # eps as SB3 has it by default
+        kwargs = {"optimizer_kwargs": options} if fused else {}
         numbers[fused] = th.cat([p.detach().flatten() for p in make_model(policy_kwargs=kwargs).learn(96).policy.parameters()])
     assert not th.equal(numbers[False], numbers[True])
     assert th.allclose(numbers[False], numbers[True], atol=1e-4)
