@@ -110,3 +110,20 @@ def test_benchmark_of_memory(tmp_path: Path) -> None:
     ratios = [float(line.split("|")[-2]) for line in printed.splitlines()[2:]]
     assert len(ratios) >= 7
     assert max(ratios) <= 1.1
+
+
+@pytest.mark.slow
+def test_benchmark_of_speed(tmp_path: Path) -> None:
+    """A part of it runs and stores every measurement; how fast anything is is not tested."""
+    part = ["-m", "benchmarks.speed", "learner", "--quick", "--no-compile", "--networks", "mlp64", "--threads", "1"]
+    printed = run([*part, "--out", str(tmp_path)], ROOT)
+    stored = json.loads((tmp_path / "learner.json").read_text())
+    (row,) = stored["rows"]
+    assert "SB3 PPO" in row["seconds"]
+    assert all(name in printed for name in row["seconds"])
+    assert all(seconds > 0 for variant in row["seconds"].values() for seconds in variant)
+
+
+def test_table_of_speed_is_that_of_the_stored_measurements() -> None:
+    """README's figures are generated; by hand they cannot be changed."""
+    run(["-m", "benchmarks.speed", "table", "--check"], ROOT)
