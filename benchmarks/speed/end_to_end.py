@@ -234,6 +234,12 @@ def column(row: dict[str, Any], name: str, entry: str) -> list[float]:
     return [unit[entry] for unit in row["units"][name]]
 
 
+def title(row: dict[str, Any]) -> str:
+    """:return: the environment and how many of them"""
+    n_envs = row["settings"]["SB3 PPO"]["n_envs"]
+    return f"{row['env']}, {n_envs} environment{'s' * (n_envs > 1)}"
+
+
 def table(rows: Rows) -> str:
     """:return: one line for each task and contestant"""
     lines = []
@@ -247,5 +253,5 @@ def table(rows: Rows) -> str:
             inside = column(row, name, "environment_seconds")
             share = spread(ratios(inside, seconds), ".0%") if inside[0] is not None else ""
             rate = statistics.median(unit["steps"] / unit["seconds"] for unit in units)
-            lines.append([row["env"], name, f"{rate:,.0f}", *cells, share])
+            lines.append([title(row), name, f"{rate:,.0f}", *cells, share])
     return markdown(["", "", "steps/s", "beside SB3 PPO", "beside SBX PPO", "inside the environment"], lines)

@@ -92,8 +92,8 @@ def end_to_end_table(rows: Rows) -> str:
         fastest = "GIPO compiled" if "GIPO compiled" in row["units"] else "GIPO"
         inside = end_to_end.column(row, fastest, "environment_seconds")
         share = f"{statistics.median(ratios(inside, end_to_end.column(row, fastest, 'seconds'))):.0%}" if inside[0] else ""
-        lines.append([row["env"], str(row["cores"]), f"{rate:,.0f}", *cells, share])
-    return markdown(["", "cores", "SB3 PPO, steps/s", *names, "GIPO's time inside the environment"], lines)
+        lines.append([end_to_end.title(row), str(row["cores"]), f"{rate:,.0f}", *cells, share])
+    return markdown(["", "cores", "SB3 PPO, steps/s", *names, "compiled GIPO's time inside the environment"], lines)
 
 
 def beside_sbx(rows: Rows) -> list[str]:
@@ -106,7 +106,7 @@ def beside_sbx(rows: Rows) -> list[str]:
             for name in row["units"]
             if name.startswith("GIPO")
         ]
-        sentences.append(f"Times SBX PPO on {row['env']}: {', '.join(times)}.")
+        sentences.append(f"Times SBX PPO on {end_to_end.title(row)}: {', '.join(times)}.")
     return sentences
 
 
