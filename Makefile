@@ -31,7 +31,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/metaworld_demo.py --task reach-v3 --folder demo/reach-v3
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -429,7 +429,7 @@ def test_no_step_of_gipo_waits_either(level: Any) -> None:
     columns: dict[str, Any] = {name: th.zeros(shape, device="meta") for name, shape in sizes.items()}
     source = MinibatchSource(**columns, rows=None, device=th.device("meta"))
     statistics = UpdateStatistics(old_threshold=4)
-    optimization = FlatAdam(model.policy)
+    optimization = FlatAdam(model.policy).__enter__()  # never left: that reads the number of steps, once an update
     with unchecked_distributions():
         step = EagerStep(model.policy, optimization, StepSettings(model._objective_settings(), 0.5, None))
         for _ in range(3):
