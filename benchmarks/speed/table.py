@@ -49,7 +49,8 @@ def section(found: dict[str, dict[str, Any]]) -> str:
         end_to_end_table(found["end-to-end"]["rows"]),
         *beside_sbx(found["end-to-end"]["rows"]),
         "Targets: values, log-probabilities and V-trace of the rollouts that 100 minibatches of 256 draw from (at most 26,000 "
-        "transitions, however many are stored), MLP 256x256; share of an iteration that also collects 1,000 steps of reach-v3.",
+        "transitions, however many are stored), MLP 256x256; share of an iteration that also collects 1,000 steps of "
+        "reach-v3.",
         targets_table(found["targets"]["rows"]),
         "Replay: bytes kept of each transition beside its payload, transitions inserted and sampled in a second.",
         replay_table(found["replay"]["rows"]),
