@@ -117,7 +117,7 @@ class CompiledStep:
         self._kl_limit = how.kl_limit
         self._graph: RecordedStep | None = None
         self._agreed = False
-        self._arguments = [*optimization.state(), *_numbers(how, optimization.learning_rate, policy.device), *policy.buffers()]
+        self._arguments = _arguments(policy, optimization, how)
 
     def __call__(self, batch: ReplayBatch) -> StepOutcome:
         """
@@ -200,8 +200,7 @@ class RecordedStep:
                 old.copy_(th.where(changes, new, old))
             return (*terms, norm, finite, beyond)
 
-        arguments = [*optimization.state(), *_numbers(how, optimization.learning_rate, policy.device), *policy.buffers()]
-        self._graph = compile_graph(step, [*arguments, *_tensors(batch)])
+        self._graph = compile_graph(step, [*_arguments(policy, optimization, how), *_tensors(batch)])
 
     def __call__(self, arguments: list[th.Tensor], batch: ReplayBatch) -> "RecordedOutcome":
         """
@@ -234,8 +233,8 @@ def _compile_and_compare(
     policy: ActorCriticPolicy, optimization: FlatAdam, how: StepSettings, batch: ReplayBatch
 ) -> RecordedStep:
     """:raises ValueError: when the graph does not do what the functions do"""
-    numbers, adam_settings = _numbers(how, optimization.learning_rate, policy.device), optimization.settings()
-    state = optimization.state()
+    arguments, adam_settings = _arguments(policy, optimization, how), optimization.settings()
+    state, learning_rate = optimization.state(), arguments[len(AdamState._fields) + 1]
     buffers = [buffer.clone() for buffer in policy.buffers()]
     devices = [policy.device] if policy.device.type == "cuda" else []
     with th.random.fork_rng(devices=devices):
@@ -254,11 +253,11 @@ def _compile_and_compare(
             raise ValueError("a parameter has no part in the loss.")
         gradient = th.cat([part.reshape(-1) for part in gradients if part is not None])
         norm = th.linalg.vector_norm(gradient)
-        expected = adam(state, gradient * th.clamp(how.max_grad_norm / (norm + 1e-6), max=1.0), numbers[1], adam_settings)
+        expected = adam(state, gradient * th.clamp(how.max_grad_norm / (norm + 1e-6), max=1.0), learning_rate, adam_settings)
         applied = bool(th.isfinite(norm)) and not (how.kl_limit is not None and bool(terms.divergence() > how.kl_limit))
         after = expected if applied else AdamState(*(part.clone() for part in state))
         with put_back(state):
-            found = recorded([*state, *numbers, *policy.buffers()], batch)
+            found = recorded(arguments, batch)
             # of the state the first moments: a first step of Adam blows rounding up where a gradient is nearly 0
             moments = [optimization.parts(vector) for vector in (after.exp_avg, state.exp_avg.clone())]
             steps = state.steps.clone()
@@ -283,6 +282,12 @@ def put_back(state: AdamState) -> Iterator[None]:
 def _has_hooks(policy: ActorCriticPolicy) -> bool:
     """Whether somebody wants to see or change the gradients of parameters, which a graph does not give away."""
     return any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in policy.parameters())
+
+
+def _arguments(policy: ActorCriticPolicy, optimization: FlatAdam, how: StepSettings) -> list[th.Tensor]:
+    """What a graph takes beside the minibatch: the state, two tensors of numbers, the buffers of the policy."""
+    numbers = _numbers(how, optimization.learning_rate, policy.device)
+    return [*optimization.state(), *numbers, *policy.buffers()]
 
 
 def _numbers(how: StepSettings, learning_rate: float, device: th.device) -> tuple[th.Tensor, th.Tensor]:
