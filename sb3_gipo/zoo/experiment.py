@@ -1,0 +1,137 @@
+"""RL Zoo's experiment manager, with what GIPO and Meta-World need at the places it leaves open."""
+
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
+from sb3_gipo.zoo import hyperparameters, meta_world, resume, study
+
+# Workers that start at the same time all want to create the tables of a new storage.
+ATTEMPTS_TO_CREATE = 10
+
+
+class GipoExperimentManager(ExperimentManager):
+    """
+    Differs from the Zoo's only where GIPO is trained or a Meta-World task is made:
+
+    - settings come from ``rl_zoo_hyperparams`` where that has them and no ``-conf`` is given;
+    - ``-i`` goes on with GIPO's replay, normaliser, step counter and schedules (:mod:`sb3_gipo.zoo.resume`);
+    - checkpoints hold the replay where ``--save-replay-buffer`` asks for it;
+    - Meta-World is evaluated on goals never trained on, and its successes are written to the monitor files;
+    - a trial whose result is not finite is pruned; workers that start at once may create one storage.
+    """
+
+    def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, config: str | None = None, **kwargs: Any) -> None:
+        """
+        :param args: parsed command line
+        :param algo: as RL Zoo names it
+        :param env_id: of gymnasium
+        :param rest: further arguments of the Zoo's manager
+        :param config: file or package with settings; ``None``: ours where there are some, else the Zoo's
+        :param kwargs: further arguments of the Zoo's manager
+        """
+        ours = None if config else hyperparameters.conf_file(algo, env_id)
+        super().__init__(args, algo, env_id, *rest, config=config or (str(ours) if ours else None), **kwargs)
+        self._resumes_gipo = self.continue_training and algo in hyperparameters.OURS
+        if self._resumes_gipo:
+            self._staged = resume.Stage(Path(self.trained_agent))
+            self.trained_agent = str(self._staged.model)
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """
+        :param n_envs: number of environments
+        :param eval_env: whether it is for evaluation
+        :param no_log: whether to leave out the monitor files
+        :return: with all wrappers
+        """
+        env_id = self.env_name.gym_id
+        if meta_world.is_meta_world(env_id):
+            self.monitor_kwargs = self.monitor_kwargs or dict(meta_world.MONITOR_KWARGS)
+            self.eval_env_kwargs = meta_world.evaluation_kwargs(env_id, self.eval_env_kwargs)
+        return super().create_envs(n_envs, eval_env, no_log)
+
+    def create_callbacks(self) -> None:
+        """As the Zoo's; checkpoints of GIPO hold the replay too where it is to be saved."""
+        super().create_callbacks()
+        for callback in self.callbacks:
+            if isinstance(callback, CheckpointCallback) and self.algo in hyperparameters.OURS:
+                callback.save_replay_buffer = self.save_replay_buffer
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """
+        :param model: new, or loaded to go on
+        """
+        if self._resumes_gipo and isinstance(model, ReplayOnPolicyAlgorithm):
+            asked = self.args.n_timesteps if self.args.n_timesteps > 0 else None
+            self.n_timesteps = resume.remaining_steps(model, asked, self.n_timesteps)
+            print(f"Going on at step {model.num_timesteps} for {self.n_timesteps} steps")
+            super().learn(resume.GoesOn(model))  # type: ignore[arg-type]  # all that the Zoo asks of a model here
+        else:
+            super().learn(model)
+
+    # ---------------------------------------------------------------- optimization
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """
+        :param trial: to run
+        :return: mean return of its last evaluation
+        :raises optuna.TrialPruned: for a trial that is not worth finishing, or whose result is not finite
+        """
+        trial.set_user_attr(study.PROCESS, study.this_process())
+        value = super().objective(trial)
+        if not math.isfinite(value):
+            raise optuna.TrialPruned(f"The mean return of the last evaluation is {value}")
+        return value
+
+    def hyperparameters_optimization(self) -> None:
+        """
+        As the Zoo's.
+
+        :raises SystemExit: where no trial was completed, which leaves nothing to report
+        """
+        if self.storage is not None and not self.storage.endswith(".log"):
+            create_tables(self.storage)
+        self._fail_lost_trials()
+        try:
+            super().hyperparameters_optimization()
+        except ValueError as error:
+            if "No trials are completed" not in str(error):
+                raise
+            raise SystemExit(
+                "No trial was completed: all were pruned or failed (the reasons are above). Give them more steps (-n), "
+                "less pruning (--pruner none), or see whether `train` without -optimize works."
+            ) from error
+
+
+    def _fail_lost_trials(self) -> None:
+        if self.storage is not None and self.study_name is not None:
+            storage = study.open_storage(self.storage)
+            if self.study_name in optuna.get_all_study_names(storage):
+                study.fail_lost_trials(optuna.load_study(storage=storage, study_name=self.study_name))
+
+
+def create_tables(storage: str) -> None:
+    """
+    Create the tables of a storage, unless another worker does so at this moment.
+
+    :param storage: address of a database
+    :raises sqlalchemy.exc.SQLAlchemyError: where it cannot be had after several attempts
+    """
+    for attempt in range(ATTEMPTS_TO_CREATE):
+        try:
+            optuna.storages.RDBStorage(storage)
+            return
+        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            if attempt == ATTEMPTS_TO_CREATE - 1:
+                raise
+            time.sleep(0.1 + random.SystemRandom().random())

@@ -1,0 +1,72 @@
+"""Several commands side by side, each with its output in a file."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    A command in a process of its own.
+
+    :param command: program and arguments
+    :param log: file for what it prints
+    """
+
+    command: Sequence[str]
+    log: Path
+
+
+def run_all(jobs: Sequence[Job], at_once: int, look: Callable[[], None]) -> list[int]:
+    """
+    Run commands, so many at a time. Ctrl-C, and whatever else ends the waiting, ends them too.
+
+    :param jobs: to run, in this order
+    :param at_once: how many at a time
+    :param look: called twice a second
+    :return: exit codes, as ``subprocess`` has them
+    """
+    codes: dict[int, int] = {}
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    waiting = list(range(len(jobs)))
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                index = waiting.pop(0)
+                running[index] = _start(jobs[index])
+            time.sleep(POLL_SECONDS)
+            for index, process in list(running.items()):
+                code = process.poll()
+                if code is not None:
+                    codes[index] = code
+                    del running[index]
+            look()
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return [codes[index] for index in range(len(jobs))]
+
+
+def _start(job: Job) -> "subprocess.Popen[bytes]":
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    # one thread each: together they use the cores
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    with job.log.open("ab") as log:
+        return subprocess.Popen(job.command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+
+
+def last_lines(log: Path, number: int = 15) -> str:
+    """
+    :param log: of a job
+    :param number: of lines
+    :return: its end
+    """
+    return "\n".join(log.read_text(errors="replace").splitlines()[-number:]) if log.is_file() else "(it printed nothing)"
