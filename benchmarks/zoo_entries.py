@@ -1,12 +1,12 @@
 """
-What the entries of ``rl_zoo_hyperparams/`` give: GIPO with ours beside PPO with RL Zoo's (of Meta-World with ours), fresh seeds.
+What ``rl_zoo_hyperparams/`` gives: GIPO with ours beside PPO with RL Zoo's (on Meta-World with ours), fresh seeds.
 
     python -m benchmarks.zoo_entries                      # all below, both algorithms, 3 seeds: hours
     python -m benchmarks.zoo_entries --only CartPole-v1   # one environment
     python -m benchmarks.zoo_entries --table              # of the stored runs
 
-Every run is RL Zoo's own ``train``; its score is the mean return of the last evaluation (20 episodes; on Meta-World 10, of goals never
-trained on). Stored runs are not repeated.
+Every run is RL Zoo's own ``train``; its score is the mean return of the last evaluation (20 episodes; on Meta-World 10, with
+goals never trained on). Stored runs are not repeated.
 """
 
 import argparse

@@ -32,7 +32,7 @@ def through_us(command: Any) -> Any:
 
 @contextmanager
 def redirected() -> Iterator[None]:
-    """For the duration, commands of the Zoo are run through this package, folders and ids of Meta-World match, ffmpeg is found."""
+    """For the duration, commands of the Zoo run through this package, names of tasks match its folders, ffmpeg is found."""
     import rl_zoo3.utils
 
     call, trained = subprocess.call, rl_zoo3.utils.get_trained_models

@@ -3,6 +3,7 @@
 import math
 import random
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from sb3_gipo.zoo import hyperparameters, meta_world, resume, study
 
 # Workers that start at the same time all want to create the tables of a new storage.
 ATTEMPTS_TO_CREATE = 10
+# What Optuna says where there is no best trial, depending on the storage.
+NO_BEST_TRIAL = ("No trials are completed", "Record does not exist")
 
 
 class GipoExperimentManager(ExperimentManager):
@@ -41,7 +44,8 @@ class GipoExperimentManager(ExperimentManager):
         :param kwargs: further arguments of the Zoo's manager
         """
         ours = None if config else hyperparameters.conf_file(algo, env_id)
-        super().__init__(args, algo, env_id, *rest, config=config or (str(ours) if ours else None), **kwargs)
+        kwargs["config"] = config or (str(ours) if ours else None)
+        super().__init__(args, algo, env_id, *rest, **kwargs)
         self._resumes_gipo = self.continue_training and algo in hyperparameters.OURS
         if self._resumes_gipo:
             self._staged = resume.Stage(Path(self.trained_agent))
@@ -62,7 +66,7 @@ class GipoExperimentManager(ExperimentManager):
 
     def create_callbacks(self) -> None:
         """As the Zoo's; checkpoints of GIPO hold the replay too where it is to be saved."""
-        super().create_callbacks()
+        super().create_callbacks()  # type: ignore[no-untyped-call]
         for callback in self.callbacks:
             if isinstance(callback, CheckpointCallback) and self.algo in hyperparameters.OURS:
                 callback.save_replay_buffer = self.save_replay_buffer
@@ -105,13 +109,12 @@ class GipoExperimentManager(ExperimentManager):
         try:
             super().hyperparameters_optimization()
         except ValueError as error:
-            if "No trials are completed" not in str(error):
+            if not any(words in str(error) for words in NO_BEST_TRIAL):
                 raise
             raise SystemExit(
                 "No trial was completed: all were pruned or failed (the reasons are above). Give them more steps (-n), "
                 "less pruning (--pruner none), or see whether `train` without -optimize works."
             ) from error
-
 
     def _fail_lost_trials(self) -> None:
         if self.storage is not None and self.study_name is not None:
@@ -127,11 +130,9 @@ def create_tables(storage: str) -> None:
     :param storage: address of a database
     :raises sqlalchemy.exc.SQLAlchemyError: where it cannot be had after several attempts
     """
-    for attempt in range(ATTEMPTS_TO_CREATE):
-        try:
+    for _ in range(ATTEMPTS_TO_CREATE - 1):
+        with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
             optuna.storages.RDBStorage(storage)
             return
-        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
-            if attempt == ATTEMPTS_TO_CREATE - 1:
-                raise
-            time.sleep(0.1 + random.SystemRandom().random())
+        time.sleep(0.1 + random.SystemRandom().random())
+    optuna.storages.RDBStorage(storage)

@@ -1,8 +1,9 @@
 """
 RL Zoo's commands for the Hugging Face Hub: what they write names commands that know GIPO.
 
-RL Zoo 2.9.2 was written for older packages of Hugging Face than it allows: it asks ``huggingface_sb3`` for ``generate_metadata``, which has
-an underscore in 3.2, and expects an error of ``requests`` where a file is not there. Both are given to it.
+RL Zoo 2.9.2 was written for older packages of Hugging Face than it allows: it asks ``huggingface_sb3`` for
+``generate_metadata``, which has an underscore in 3.2, and expects an error of ``requests`` where a file is not there. Both are
+given to it.
 """
 
 import sys

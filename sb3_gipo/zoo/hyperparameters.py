@@ -20,7 +20,9 @@ def folder() -> Path:
     for candidate in FOLDERS:
         if (candidate / "gipo.yml").is_file():
             return candidate
-    raise FileNotFoundError(f"gipo.yml is not in {' or '.join(map(str, FOLDERS))}: install sb3-gipo again, or pass -conf FILE.")
+    raise FileNotFoundError(
+        f"gipo.yml is not in {' or '.join(map(str, FOLDERS))}: install sb3-gipo again, or pass -conf FILE."
+    )
 
 
 def conf_file(algorithm: str, env_id: str) -> Path | None:

@@ -1,12 +1,15 @@
 """RL Zoo's plots end in a window; where there is none, or where asked to, they are kept as files."""
 
 import argparse
+import pickle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import numpy as np
 
 DEFAULT_FOLDER = Path("plots")
 
@@ -28,9 +31,10 @@ def kept(command: str, arguments: Sequence[str]) -> Iterator[list[str]]:
         print("  --pictures FOLDER     where to keep the figures as PNG (without a display: plots)\n")
     import matplotlib
     from matplotlib import pyplot as plt
-    from matplotlib.backends import BackendFilter, backend_registry
+    from matplotlib.backends.registry import BackendFilter, backend_registry
 
-    interactive = matplotlib.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
+    names: list[str] = backend_registry.list_builtin(BackendFilter.INTERACTIVE)  # type: ignore[no-untyped-call]
+    interactive = matplotlib.get_backend().lower() in names
     folder = ours.pictures or (None if interactive else DEFAULT_FOLDER)
     show = plt.show
 
@@ -40,11 +44,24 @@ def kept(command: str, arguments: Sequence[str]) -> Iterator[list[str]]:
         if interactive:
             show(*args, **kwargs)
 
-    with mock.patch.object(plt, "show", keep_and_show):
+    with mock.patch.object(plt, "show", keep_and_show), mock.patch.object(pickle, "load", _load_single_runs_too):
         yield rest
     if folder is not None:
         save_figures(folder, command)
     plt.close("all")
+
+
+_load = pickle.load
+
+
+def _load_single_runs_too(file: Any) -> Any:
+    """`all_plots` writes what a single run gave as a number; `plot_from_file` passes that over, and breaks where it is all."""
+    results = _load(file)
+    for runs in results.values():
+        for gathered in runs.values():
+            if isinstance(gathered, dict) and "last_evals" in gathered:
+                gathered["last_evals"] = np.atleast_1d(gathered["last_evals"])
+    return results
 
 
 def save_figures(folder: Path, command: str) -> None:

@@ -23,8 +23,8 @@ class ZooChangedError(ImportError):
 
 def register() -> None:
     """
-    Make RL Zoo know ``gipo``: its class, its search space and converter, the file of its settings, Meta-World's goals of evaluation.
-    May be called again. Everything else of the Zoo stays as it is.
+    Make RL Zoo know ``gipo``: its class, its search space and converter, the file of its settings, and Meta-World's goals of
+    evaluation. May be called again. Everything else of the Zoo stays as it is.
 
     :raises ZooMissingError: where RL Zoo is not installed
     :raises ZooChangedError: where its internals have moved
@@ -39,7 +39,8 @@ def register() -> None:
         raise _changed(str(error)) from error
     for table, entry in zip(tables, (GIPO, space.sample, space.convert), strict=True):
         table[NAME] = entry
-    replacements = ((experiment.ExperimentManager, experiment.GipoExperimentManager), test_env.replacement(utils))
+    manager_of_the_zoo = experiment.GipoExperimentManager.__base__
+    replacements = ((manager_of_the_zoo, experiment.GipoExperimentManager), test_env.replacement(utils))
     for original, ours in replacements:
         _replace_everywhere(original, ours)
 

@@ -1,8 +1,8 @@
 """
 GIPO's search space for Optuna, in the two forms RL Zoo asks for.
 
-Every trial draws the same parameters, each from a fixed range, so that TPE can model them together (a range that depends on other
-parameters, or a parameter drawn only sometimes, would be drawn at random). What is drawn are quantities that are valid in every
+Every trial draws the same parameters, each from a fixed range, so that TPE can model them together (a range that depends on
+others, or a parameter drawn only sometimes, would be drawn at random). What is drawn are quantities that are valid in every
 combination (rollouts kept, passes over the data); GIPO's own arguments follow from them.
 """
 
@@ -13,7 +13,6 @@ import optuna
 from torch import nn
 
 NETWORKS: dict[str, dict[str, list[int]]] = {
-    "tiny": {"pi": [64], "vf": [64]},
     "small": {"pi": [64, 64], "vf": [64, 64]},
     "medium": {"pi": [256, 256], "vf": [256, 256]},
 }
@@ -21,9 +20,11 @@ ACTIVATIONS = ("tanh", "relu")
 KERNELS = ("gaussian", "laplacian", "cauchy")
 TARGETS = ("vtrace", "gae")
 SCHEDULES = ("constant", "linear")
-KL_COEFS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+# 1: the same width for both signs; 0.5: that of the authors' released script.
+SIGMA_NEG_RATIOS = (0.5, 1.0)
+KL_COEFS = (0.0, 0.03, 0.1, 0.3)
 # Of V-trace: 1 is IMPALA's; larger ones correct more of the lag, at more variance.
-BARS = (1.0, 2.0, 4.0)
+BARS = (1.0, 2.0)
 
 
 def suggest(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
@@ -33,13 +34,13 @@ def suggest(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
     :return: drawn parameters, as Optuna stores them
     """
     trial.suggest_int("n_envs", n_envs, n_envs)
-    trial.suggest_int("n_steps_pow", 6, 12)
+    trial.suggest_int("n_steps_pow", 6, 11)
     trial.suggest_int("batch_size_pow", 5, 10)
-    trial.suggest_int("replay_rollouts_pow", 0, 6)
-    trial.suggest_float("reuse", 2.0, 40.0, log=True)
-    trial.suggest_float("sigma", 0.1, 2.0, log=True)
+    trial.suggest_int("replay_rollouts_pow", 0, 5)
+    trial.suggest_float("reuse", 5.0, 40.0, log=True)
+    trial.suggest_float("sigma", 0.2, 2.0, log=True)
     trial.suggest_categorical("sigma_schedule", SCHEDULES)
-    trial.suggest_float("sigma_neg_ratio", 0.25, 1.0, log=True)
+    trial.suggest_categorical("sigma_neg_ratio", SIGMA_NEG_RATIOS)
     trial.suggest_categorical("kernel", KERNELS)
     trial.suggest_categorical("kl_coef", KL_COEFS)
     trial.suggest_categorical("target", TARGETS)
@@ -47,9 +48,9 @@ def suggest(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
     trial.suggest_categorical("vtrace_c_bar", BARS)
     trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True)
     trial.suggest_float("one_minus_gae_lambda", 0.0001, 0.1, log=True)
-    trial.suggest_float("learning_rate", 1e-5, 2e-3, log=True)
+    trial.suggest_float("learning_rate", 3e-5, 1e-3, log=True)
     trial.suggest_categorical("lr_schedule", SCHEDULES)
-    trial.suggest_float("ent_coef", 1e-8, 0.1, log=True)
+    trial.suggest_float("ent_coef", 1e-8, 0.01, log=True)
     trial.suggest_float("max_grad_norm", 0.3, 2.0)
     trial.suggest_categorical("net_arch", tuple(NETWORKS))
     trial.suggest_categorical("activation_fn", ACTIVATIONS)

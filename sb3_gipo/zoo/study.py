@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 import torch.nn
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 # User attribute of a trial: which process runs it.
@@ -19,7 +20,7 @@ def open_storage(storage: str) -> Any:
     :return: for Optuna
     """
     if storage.endswith(".log"):
-        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+        return optuna.storages.JournalStorage(JournalFileBackend(storage))
     return storage
 
 
@@ -100,6 +101,6 @@ def as_python(value: Any) -> str:
         return f"dict({', '.join(f'{name}={as_python(part)}' for name, part in value.items())})"
     if isinstance(value, list):
         return f"[{', '.join(map(as_python, value))}]"
-    if isinstance(value, type) and getattr(torch.nn, value.__name__, None) is value:
+    if isinstance(value, type) and issubclass(value, torch.nn.Module):
         return f"nn.{value.__name__}"
     return repr(value)

@@ -1,8 +1,8 @@
 """
 ``tune``: search hyperparameters in several processes, then try the best on fresh seeds before naming a winner.
 
-The best of many noisy trials is mostly the luckiest one. So the study only nominates: the best trials and the settings as they were
-are trained anew with seeds no trial had, and the winner is named by those runs alone.
+The best of many noisy trials is mostly the luckiest one. So the study only nominates: the best trials and the settings as they
+were are trained anew with seeds no trial had, and the winner is named by those runs alone.
 """
 
 import argparse
@@ -263,7 +263,7 @@ def try_candidates(plan: Plan, candidates: dict[str, dict[str, Any]]) -> None:
     for name in candidates:
         for seed in plan.seeds:
             folder = run_folder(plan, name, seed)
-            if score_of(plan, name, seed) is not None:
+            if finished(plan, name, seed):
                 continue
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
             options = ["-conf", str(candidate_file(plan, name)), "--seed", str(seed), "-f", str(folder)]
@@ -273,7 +273,7 @@ def try_candidates(plan: Plan, candidates: dict[str, dict[str, Any]]) -> None:
         task = progress.add_task("fresh seeds", total=len(candidates) * len(plan.seeds))
 
         def look() -> None:
-            done = [score_of(plan, name, seed) is not None for name in candidates for seed in plan.seeds]
+            done = [finished(plan, name, seed) for name in candidates for seed in plan.seeds]
             progress.update(task, completed=sum(done))
 
         look()
@@ -281,18 +281,31 @@ def try_candidates(plan: Plan, candidates: dict[str, dict[str, Any]]) -> None:
         look()
     failed = [job for job, code in zip(jobs, codes, strict=True) if code != 0]
     if failed:
-        raise SystemExit(f"{len(failed)} of {len(jobs)} runs failed; the end of {failed[0].log}:\n\n{last_lines(failed[0].log)}")
+        raise SystemExit(
+            f"{len(failed)} of {len(jobs)} runs failed; the end of {failed[0].log}:\n\n{last_lines(failed[0].log)}"
+        )
 
 
-def score_of(plan: Plan, name: str, seed: int) -> float | None:
+def finished(plan: Plan, name: str, seed: int) -> bool:
     """
     :param plan: what is asked for
     :param name: of a candidate
     :param seed: of a run
-    :return: mean return of its last evaluation, as the study's; ``None``: it is not finished
+    :return: whether the Zoo has trained it to the end: it saves the model then
     """
-    runs = list((run_folder(plan, name, seed) / plan.algorithm).glob("*_1"))
-    if not runs or not list(runs[0].glob(f"{EnvironmentName(plan.env_id)}.zip")):
-        return None
-    with np.load(runs[0] / "evaluations.npz") as evaluations:
+    return (_zoo_folder(plan, name, seed) / f"{EnvironmentName(plan.env_id)}.zip").is_file()
+
+
+def score_of(plan: Plan, name: str, seed: int) -> float:
+    """
+    :param plan: what is asked for
+    :param name: of a candidate
+    :param seed: of a finished run
+    :return: mean return of its last evaluation, as the study's
+    """
+    with np.load(_zoo_folder(plan, name, seed) / "evaluations.npz") as evaluations:
         return float(evaluations["results"][-1].mean())
+
+
+def _zoo_folder(plan: Plan, name: str, seed: int) -> Path:
+    return run_folder(plan, name, seed) / plan.algorithm / f"{EnvironmentName(plan.env_id)}_1"

@@ -57,7 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         elif re.fullmatch(rf"/api/models/{REPOSITORY}/preupload/main", self.path):
-            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            how = {"uploadMode": "regular", "shouldIgnore": False}
+            files = [{"path": file["path"], **how} for file in json.loads(body)["files"]]
             self._json({"files": files})
         elif found := re.fullmatch(rf"/api/models/{REPOSITORY}/commit/main", self.path):
             for line in map(json.loads, body.splitlines()):
@@ -76,8 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
             if files is None:
                 self._nothing("RepoNotFound")
                 return
-            self._json({"_id": "1", "id": found["repository"], "modelId": found["repository"], "sha": COMMIT, "private": False,
-                        "tags": [], "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files]})  # fmt: skip
+            siblings = [{"rfilename": name} for name in files]
+            self._json({"_id": "1", "id": found["repository"], "sha": COMMIT, "tags": [], "siblings": siblings})
         elif found := re.fullmatch(rf"/api/models/{REPOSITORY}/tree/\w+", path):
             files = self.server.repositories[found["repository"]]
             self._json([{"type": "file", "path": name, "size": len(data), "oid": _oid(data)} for name, data in files.items()])
