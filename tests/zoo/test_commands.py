@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from stable_baselines3.common.monitor import load_results
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_gipo import GIPO
 from tests.zoo import hub as local_hub
@@ -38,7 +39,7 @@ def reach(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same on a task of Meta-World, episodes included."""
     folder = tmp_path_factory.mktemp("reach")
     arguments = ["-n", "2000", "--eval-freq", "1000", "--eval-episodes", "2", "--seed", "1", *SMALL]
-    run(installed, folder, "train", "--algo", "gipo", "--env", TASK, *arguments)
+    run(installed, folder, "train", "--algo", "gipo", "--env", TASK, "-tb", "tb", *arguments)
     return folder
 
 
@@ -80,6 +81,8 @@ def test_meta_world_logs_success_in_a_folder_of_the_task(reach: Path) -> None:
     with np.load(folder / "evaluations.npz") as evaluations:
         assert evaluations["successes"].shape == (2, 2)
     assert (folder / NAME / "vecnormalize.pkl").is_file()
+    log = EventAccumulator(str(reach / "tb" / NAME / "GIPO_1")).Reload()
+    assert {"rollout/success_rate", "eval/success_rate"} <= set(log.Tags()["scalars"])
 
 
 def test_enjoy_prints_success_on_goals_of_evaluation(installed: Path, reach: Path) -> None:

@@ -2,10 +2,12 @@
 
 import argparse
 import configparser
+import json
 import re
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import yaml
 from stable_baselines3.common.utils import FloatSchedule
@@ -50,6 +52,28 @@ def test_every_entry_says_where_its_numbers_come_from(algorithm: str) -> None:
             above = lines[number - 1]
             assert above.startswith("# "), f"{algorithm}.yml, line {number + 1}: {line} has no comment above it"
     assert all(word in text for word in ("not measured", "seeds")) or algorithm == "ppo"
+
+
+def test_measured_numbers_are_the_stored_ones() -> None:
+    """What a comment says was measured is what the raw data give, and every environment that was measured says so."""
+    records = json.loads((ROOT / "benchmarks" / "results" / "zoo_entries.json").read_text())
+    said = {}
+    for algorithm in ("gipo", "ppo"):
+        text = (FOLDER / f"{algorithm}.yml").read_text()
+        for line in re.findall(r"^# measured, .*$", text, flags=re.MULTILINE):
+            env_id, seeds, steps, gipo, ppo = re.fullmatch(
+                r"# measured, (\S+): (\d+) seeds, ([\d,]+) steps: GIPO (-?\d+), PPO (-?\d+)", line
+            ).groups()
+            said[env_id] = (int(seeds), int(steps.replace(",", "")), int(gipo), int(ppo))
+    assert set(said) == {record["env"] for record in records}
+    for env_id, (seeds, steps, *means) in said.items():
+        for algorithm, mean in zip(("gipo", "ppo"), means, strict=True):
+            runs = [record for record in records if (record["env"], record["algorithm"]) == (env_id, algorithm)]
+            assert len({record["seed"] for record in runs}) == len(runs) == seeds
+            assert {record["budget"] for record in runs} == {steps}
+            assert np.mean([record["returns"][-1] for record in runs]) == pytest.approx(mean, abs=0.51), (env_id, algorithm)
+            entry = ENTRIES[algorithm].get(env_id)
+            assert entry is None or all(record["settings"] == entry for record in runs), f"{env_id}: not of these settings"
 
 
 @pytest.mark.parametrize(
