@@ -37,17 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: exit code: 0; 2 where nothing could be done with what was given; 130 after Ctrl-C
     """
     given = sys.argv[1:] if argv is None else list(argv)
-    if given[:1] == ["zoo"]:  # has a parser of its own for what follows
-        from sb3_gipo.zoo import main as zoo
-
-        return zoo(given[1:], "sb3-gipo zoo")
     parser = argparse.ArgumentParser(prog="sb3-gipo", description="Tools around GIPO, PPO that learns from stale data.")
     parser.add_argument("--version", action="version", version=f"sb3-gipo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_diagnose(commands)
     commands.add_parser("zoo", help="RL Zoo's commands with GIPO: train, tune, enjoy, record, plot, ...", add_help=False)
-    arguments = parser.parse_args(given)
     try:
+        if given[:1] == ["zoo"]:  # has a parser of its own for what follows
+            from sb3_gipo.zoo import main as zoo
+
+            return zoo(given[1:], "sb3-gipo zoo")
+        arguments = parser.parse_args(given)
         code: int = arguments.run(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED

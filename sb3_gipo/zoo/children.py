@@ -32,7 +32,7 @@ def through_us(command: Any) -> Any:
 
 @contextmanager
 def redirected() -> Iterator[None]:
-    """For the duration, commands of the Zoo run through this package, names of tasks match its folders, ffmpeg is found."""
+    """For the duration, commands of the Zoo run through this package, names of tasks match its folders."""
     import rl_zoo3.utils
 
     call, trained = subprocess.call, rl_zoo3.utils.get_trained_models
@@ -48,14 +48,13 @@ def redirected() -> Iterator[None]:
     with (
         mock.patch.object(subprocess, "call", call_through_us),
         mock.patch.object(rl_zoo3.utils, "get_trained_models", trained_models),
-        ffmpeg_on_path(),
     ):
         yield
 
 
 @contextmanager
 def ffmpeg_on_path() -> Iterator[None]:
-    """`record_training` calls ``ffmpeg``: where the system has none, the one that imageio brings along."""
+    """`record_training` and `push_to_hub` call ``ffmpeg``: where the system has none, the one that imageio brings along."""
     if shutil.which("ffmpeg") is not None:
         yield
         return

@@ -9,23 +9,33 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sb3_gipo.zoo import children, hub, meta_world, pictures
-from sb3_gipo.zoo.registration import ZooChangedError, ZooMissingError, register
+from sb3_gipo.zoo.registration import ZooChangedError, ZooMissingError, changed, register
 
 # argparse's own code for what was asked wrongly
 WRONG_INPUT = 2
-USAGE = "usage: python -m sb3_gipo.zoo COMMAND [options of RL Zoo's command]"
 
 
 @dataclass(frozen=True)
 class Command:
-    """One of RL Zoo's commands, and what it needs from us."""
+    """
+    One of RL Zoo's commands, and what it needs from us.
+
+    :param module: of the Zoo
+    :param function: in it; ``None``: the module is a script
+    :param help: a line
+    :param draws: whether it looks for folders of logs and leaves figures
+    :param starts_others: whether it runs further commands in processes of their own
+    :param uses_hub: whether it talks to the Hugging Face Hub
+    :param uses_ffmpeg: whether it runs ``ffmpeg``
+    """
 
     module: str
-    function: str | None  # None: the module is a script
+    function: str | None
     help: str
-    draws: bool = False  # looks for folders of logs, leaves figures
-    starts_others: bool = False  # runs further commands in processes of their own
+    draws: bool = False
+    starts_others: bool = False
     uses_hub: bool = False
+    uses_ffmpeg: bool = False
 
 
 COMMANDS = {
@@ -33,7 +43,11 @@ COMMANDS = {
     "enjoy": Command("rl_zoo3.enjoy", "enjoy", "watch a trained agent, print its returns and success rate", uses_hub=True),
     "record_video": Command("rl_zoo3.record_video", None, "record a video of a trained agent"),
     "record_training": Command(
-        "rl_zoo3.record_training", None, "record a video of the checkpoints of a training", starts_others=True
+        "rl_zoo3.record_training",
+        None,
+        "record a video of the checkpoints of a training",
+        starts_others=True,
+        uses_ffmpeg=True,
     ),
     "benchmark": Command(
         "rl_zoo3.benchmark", None, "evaluate all trained agents, write a table", starts_others=True, uses_hub=True
@@ -42,7 +56,7 @@ COMMANDS = {
     "all_plots": Command("rl_zoo3.plots.all_plots", "all_plots", "gather evaluations, plot and tabulate them", draws=True),
     "plot_from_file": Command("rl_zoo3.plots.plot_from_file", "plot_from_file", "plot what all_plots gathered", draws=True),
     "push_to_hub": Command(
-        "rl_zoo3.push_to_hub", None, "put an agent on the Hugging Face Hub", starts_others=True, uses_hub=True
+        "rl_zoo3.push_to_hub", None, "put an agent on the Hugging Face Hub", uses_hub=True, uses_ffmpeg=True
     ),
     "load_from_hub": Command("rl_zoo3.load_from_hub", None, "get an agent from the Hugging Face Hub", uses_hub=True),
 }
@@ -64,14 +78,14 @@ def main(argv: Sequence[str], program: str = "python -m sb3_gipo.zoo") -> int:
         return WRONG_INPUT
     try:
         register()
+        if name == "tune":
+            from sb3_gipo.zoo import tuning
+
+            return tuning.main(arguments, f"{program} tune")
+        run(name, arguments, program)
     except (ZooMissingError, ZooChangedError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return WRONG_INPUT
-    if name == "tune":
-        from sb3_gipo.zoo import tuning
-
-        return tuning.main(arguments, f"{program} tune")
-    run(name, arguments, program)
     return 0
 
 
@@ -93,22 +107,37 @@ def run(name: str, arguments: Sequence[str], program: str) -> None:
     :param arguments: its own
     :param program: how it was called
     :raises SystemExit: where the command ends so
+    :raises ZooChangedError: where it is not where it was
     """
     command = COMMANDS[name]
     with ExitStack() as stack:
-        if command.draws:
-            arguments = stack.enter_context(pictures.kept(name, meta_world.as_folders(arguments)))
-        else:
-            arguments = meta_world.as_ids(arguments)
-        if command.starts_others:
-            stack.enter_context(children.redirected())
-        if command.uses_hub:
-            stack.enter_context(hub.adapted())
+        try:
+            arguments = _adapt(command, name, arguments, stack)
+            start = None if command.function is None else getattr(importlib.import_module(command.module), command.function)
+        except AttributeError as error:
+            raise changed(str(error)) from error
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("rl_zoo3"):
+                raise changed(str(error)) from error
+            raise ZooMissingError(f"`{name}` needs {error.name}: pip install 'sb3-gipo[zoo]'") from error
         sys.argv = [f"{program} {name}", *arguments]
-        if command.function is None:
+        if start is None:
             with warnings.catch_warnings():
                 # the package of a command may have been imported: a script runs a second time under the name __main__
                 warnings.filterwarnings("ignore", "'rl_zoo3", RuntimeWarning)
                 runpy.run_module(command.module, run_name="__main__")
         else:
-            getattr(importlib.import_module(command.module), command.function)()
+            start()
+
+
+def _adapt(command: Command, name: str, arguments: Sequence[str], stack: ExitStack) -> Sequence[str]:
+    """Arguments as the Zoo takes them; what is replaced meanwhile is given back when the stack is closed."""
+    if command.draws:
+        return stack.enter_context(pictures.kept(name, meta_world.as_folders(arguments)))
+    if command.starts_others:
+        stack.enter_context(children.redirected())
+    if command.uses_ffmpeg:
+        stack.enter_context(children.ffmpeg_on_path())
+    if command.uses_hub:
+        stack.enter_context(hub.adapted())
+    return meta_world.as_ids(arguments)

@@ -16,9 +16,15 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 from sb3_gipo.zoo import hyperparameters, meta_world, resume, study
+from sb3_gipo.zoo.registration import changed
 
 # Workers that start at the same time all want to create the tables of a new storage.
 ATTEMPTS_TO_CREATE = 10
+# What the methods below read or write of the Zoo's manager.
+ATTRIBUTES = (
+    "continue_training", "trained_agent", "env_name", "monitor_kwargs", "eval_env_kwargs", "callbacks", "save_replay_buffer",
+    "n_timesteps", "normalize_kwargs", "storage", "study_name",
+)  # fmt: skip
 # What Optuna says where there is no best trial, depending on the storage.
 NO_BEST_TRIAL = ("No trials are completed", "Record does not exist")
 
@@ -46,6 +52,11 @@ class GipoExperimentManager(ExperimentManager):
         ours = None if config else hyperparameters.conf_file(algo, env_id)
         kwargs["config"] = config or (str(ours) if ours else None)
         super().__init__(args, algo, env_id, *rest, **kwargs)
+        missing = [name for name in ATTRIBUTES if not hasattr(self, name)]
+        if missing:
+            raise changed(f"its ExperimentManager has no `{missing[0]}`")
+        self._trial: optuna.Trial | None = None
+        self.storage = self.storage and study.address(self.storage)
         self._resumes_gipo = self.continue_training and algo in hyperparameters.OURS
         if self._resumes_gipo:
             self._staged = resume.Stage(Path(self.trained_agent))
@@ -67,9 +78,20 @@ class GipoExperimentManager(ExperimentManager):
     def create_callbacks(self) -> None:
         """As the Zoo's; checkpoints of GIPO hold the replay too where it is to be saved."""
         super().create_callbacks()  # type: ignore[no-untyped-call]
-        for callback in self.callbacks:
-            if isinstance(callback, CheckpointCallback) and self.algo in hyperparameters.OURS:
-                callback.save_replay_buffer = self.save_replay_buffer
+        if self.algo in hyperparameters.OURS and self.save_replay_buffer:
+            self.callbacks = [
+                resume.CheckpointsWithReplay(callback) if isinstance(callback, CheckpointCallback) else callback
+                for callback in self.callbacks
+            ]
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        if not self._resumes_gipo:
+            return super()._load_pretrained_agent(hyperparams, env)
+        try:
+            return super()._load_pretrained_agent(hyperparams, env)
+        except (ValueError, OSError) as error:
+            env.close()
+            raise SystemExit(self._staged.explain(error)) from error
 
     def learn(self, model: BaseAlgorithm) -> None:
         """
@@ -92,7 +114,14 @@ class GipoExperimentManager(ExperimentManager):
         :raises optuna.TrialPruned: for a trial that is not worth finishing, or whose result is not finite
         """
         trial.set_user_attr(study.PROCESS, study.this_process())
-        value = super().objective(trial)
+        self._trial = trial
+        try:
+            value = super().objective(trial)
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            # environments in processes that died; closing them hides from the Zoo that the trial was to be pruned
+            raise optuna.TrialPruned(f"An environment died ({type(error).__name__})") from error
+        finally:
+            self._trial = None
         if not math.isfinite(value):
             raise optuna.TrialPruned(f"The mean return of the last evaluation is {value}")
         return value
@@ -115,6 +144,12 @@ class GipoExperimentManager(ExperimentManager):
                 "No trial was completed: all were pruned or failed (the reasons are above). Give them more steps (-n), "
                 "less pruning (--pruner none), or see whether `train` without -optimize works."
             ) from error
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        # the Zoo normalises rewards of a trial as if its discount were not drawn, and those of its settings later with it
+        if self._trial is not None and self.algo in hyperparameters.OURS:
+            self.normalize_kwargs["gamma"] = 1 - self._trial.params["one_minus_gamma"]
+        return super()._maybe_normalize(env, eval_env)
 
     def _fail_lost_trials(self) -> None:
         if self.storage is not None and self.study_name is not None:

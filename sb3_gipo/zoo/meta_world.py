@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sb3_gipo.envs import metaworld_tasks
+
 PREFIX = "MetaWorld"
+IDS = {f"{PREFIX}-{task}": f"{PREFIX}/{task}" for task in metaworld_tasks()}
+FOLDERS = {env_id: name for name, env_id in IDS.items()}
 # What Monitor writes beside return and length, so that `plot_train -y success` has something to plot.
 MONITOR_KWARGS = {"info_keywords": ("is_success",)}
 
@@ -21,7 +25,7 @@ def as_ids(arguments: Sequence[str]) -> list[str]:
     :param arguments: of a command that makes environments
     :return: the same, folder names such as ``MetaWorld-reach-v3`` as ids
     """
-    return [_exchanged(argument, "-", "/") for argument in arguments]
+    return [_exchanged(argument, IDS) for argument in arguments]
 
 
 def as_folders(arguments: Sequence[str]) -> list[str]:
@@ -29,12 +33,12 @@ def as_folders(arguments: Sequence[str]) -> list[str]:
     :param arguments: of a command that looks for folders of logs
     :return: the same, ids such as ``MetaWorld/reach-v3`` as the names the Zoo gives their folders
     """
-    return [_exchanged(argument, "/", "-") for argument in arguments]
+    return [_exchanged(argument, FOLDERS) for argument in arguments]
 
 
-def _exchanged(argument: str, old: str, new: str) -> str:
+def _exchanged(argument: str, names: dict[str, str]) -> str:
     option, equals, value = argument.rpartition("=")
-    return option + equals + (new.join((PREFIX, value[len(PREFIX) + 1 :])) if value.startswith(PREFIX + old) else value)
+    return option + equals + names.get(value, value)
 
 
 def evaluation_kwargs(env_id: str, env_kwargs: dict[str, Any] | None) -> dict[str, Any]:

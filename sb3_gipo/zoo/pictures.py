@@ -43,6 +43,7 @@ def kept(command: str, arguments: Sequence[str]) -> Iterator[list[str]]:
             save_figures(folder, command)
         if interactive:
             show(*args, **kwargs)
+        plt.close("all")
 
     with mock.patch.object(plt, "show", keep_and_show), mock.patch.object(pickle, "load", _load_single_runs_too):
         yield rest
@@ -57,8 +58,10 @@ _load = pickle.load
 def _load_single_runs_too(file: Any) -> Any:
     """`all_plots` writes what a single run gave as a number; `plot_from_file` passes that over, and breaks where it is all."""
     results = _load(file)
+    if not isinstance(results, dict):
+        return results
     for runs in results.values():
-        for gathered in runs.values():
+        for gathered in runs.values() if isinstance(runs, dict) else ():
             if isinstance(gathered, dict) and "last_evals" in gathered:
                 gathered["last_evals"] = np.atleast_1d(gathered["last_evals"])
     return results
@@ -72,8 +75,9 @@ def save_figures(folder: Path, command: str) -> None:
     from matplotlib import pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    for label in plt.get_figlabels():
-        name = re.sub(r"[^\w.-]+", "_", f"{command}_{label}")
-        plt.figure(label).savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+    for number in plt.get_fignums():
+        figure = plt.figure(number)
+        title = figure.get_label() or f"figure_{number}"
+        name = re.sub(r"[^\w.-]+", "_", f"{command}_{title}")
+        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
         print(f"Picture: {folder / f'{name}.png'}")
-    plt.close("all")

@@ -14,7 +14,7 @@ NAME = "gipo"
 
 
 class ZooMissingError(ImportError):
-    """RL Zoo is not installed."""
+    """RL Zoo, or a package that a command needs, is not installed."""
 
 
 class ZooChangedError(ImportError):
@@ -34,13 +34,13 @@ def register() -> None:
     _check_manager(_attribute(manager, "ExperimentManager"))
     _attribute(utils, "create_test_env")
     try:
-        from sb3_gipo.zoo import experiment, space, test_env
+        from sb3_gipo.zoo import experiment, shown_env, space
     except (ImportError, AttributeError) as error:
-        raise _changed(str(error)) from error
+        raise changed(str(error)) from error
     for table, entry in zip(tables, (GIPO, space.sample, space.convert), strict=True):
         table[NAME] = entry
     manager_of_the_zoo = experiment.GipoExperimentManager.__base__
-    replacements = ((manager_of_the_zoo, experiment.GipoExperimentManager), test_env.replacement(utils))
+    replacements = ((manager_of_the_zoo, experiment.GipoExperimentManager), shown_env.replacement(utils))
     for original, ours in replacements:
         _replace_everywhere(original, ours)
 
@@ -57,19 +57,19 @@ def _module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != f"rl_zoo3.{name}":
             raise
-        raise _changed(f"there is no module rl_zoo3.{name}") from error
+        raise changed(f"there is no module rl_zoo3.{name}") from error
 
 
 def _attribute(module: ModuleType, name: str) -> Any:
     if not hasattr(module, name):
-        raise _changed(f"{module.__name__} has no `{name}`")
+        raise changed(f"{module.__name__} has no `{name}`")
     return getattr(module, name)
 
 
 def _table(module: ModuleType, name: str) -> dict[str, Any]:
     table: dict[str, Any] = _attribute(module, name)
     if not isinstance(table, dict) or "ppo" not in table:
-        raise _changed(f"{module.__name__}.{name} is no longer a table of algorithms by name")
+        raise changed(f"{module.__name__}.{name} is no longer a table of algorithms by name")
     return table
 
 
@@ -82,17 +82,24 @@ def _check_manager(manager: type) -> None:
         "learn": ("model",),
         "objective": ("trial",),
         "hyperparameters_optimization": (),
+        "_maybe_normalize": ("env", "eval_env"),
+        "_load_pretrained_agent": ("hyperparams", "env"),
+        "_preprocess_schedules": ("hyperparams",),
     }
     for name, parameters in wanted.items():
         method = getattr(manager, name, None)
         if method is None:
-            raise _changed(f"its ExperimentManager has no `{name}`")
+            raise changed(f"its ExperimentManager has no `{name}`")
         missing = [parameter for parameter in parameters if parameter not in inspect.signature(method).parameters]
         if missing:
-            raise _changed(f"its ExperimentManager.{name} does not take {', '.join(missing)}")
+            raise changed(f"its ExperimentManager.{name} does not take {', '.join(missing)}")
 
 
-def _changed(what: str) -> ZooChangedError:
+def changed(what: str) -> ZooChangedError:
+    """
+    :param what: is not as it was
+    :return: an error that says so, and what to install
+    """
     version = getattr(sys.modules.get("rl_zoo3"), "__version__", "of unknown version")
     return ZooChangedError(
         f"RL Zoo (rl_zoo3 {version}) is not built as this version of sb3-gipo expects: {what}. "

@@ -7,9 +7,36 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.callbacks import CheckpointCallback
+
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 
 CHECKPOINT = re.compile(r"rl_model_(\d+)_steps\.zip")
+
+
+class CheckpointsWithReplay(CheckpointCallback):
+    """
+    RL Zoo's checkpoints, each with the replay that belongs to it.
+
+    Its name does not begin as that of a model: `record_training` takes every file that does for one.
+    """
+
+    def __init__(self, checkpoints: CheckpointCallback) -> None:
+        """
+        :param checkpoints: the Zoo's
+        """
+        super().__init__(
+            checkpoints.save_freq,
+            checkpoints.save_path,
+            checkpoints.name_prefix,
+            save_replay_buffer=True,
+            verbose=checkpoints.verbose,
+        )
+
+    def _checkpoint_path(self, checkpoint_type: str = "", extension: str = "") -> str:
+        if checkpoint_type != "replay_buffer_":
+            return super()._checkpoint_path(checkpoint_type, extension)
+        return os.path.join(self.save_path, f"{checkpoint_type}{self.num_timesteps}_steps.{extension}")
 
 
 def replay_of(model: Path) -> Path | None:
@@ -19,7 +46,7 @@ def replay_of(model: Path) -> Path | None:
     """
     checkpoint = CHECKPOINT.fullmatch(model.name)
     if checkpoint is not None:
-        replay = model.with_name(f"rl_model_replay_buffer_{checkpoint[1]}_steps.pkl")
+        replay = model.with_name(f"replay_buffer_{checkpoint[1]}_steps.pkl")
     elif model.name == "best_model.zip":  # the only replay beside it is of a later policy
         return None
     else:
@@ -45,7 +72,20 @@ class Stage:
         _put(model, self.model)
         if replay is not None:
             _put(replay, self.model.with_name("replay_buffer.pkl"))
+        self._original, self._replay = model, replay
         print(f"Going on from {model}, " + (f"replay {replay.name}" if replay else _why_no_replay(model)))
+
+    def explain(self, error: Exception) -> str:
+        """
+        :param error: with which the model or its replay could not be loaded
+        :return: what it is about, under the names of the files that the user knows
+        """
+        text = str(error)
+        if self._replay is not None:
+            text = text.replace(str(self.model.with_name("replay_buffer.pkl")), str(self._replay))
+        text = text.replace(str(self.model), str(self._original))
+        hint = f" To go on without the replay, move {self._replay} away." if self._replay is not None else ""
+        return f"Cannot go on from {self._original}: {text}{hint}"
 
 
 def _put(source: Path, target: Path) -> None:

@@ -2,10 +2,13 @@
 
 import os
 import socket
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
 import torch.nn
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
@@ -14,21 +17,40 @@ PROCESS = "process"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
+def address(storage: str) -> str:
+    """
+    :param storage: as given to RL Zoo
+    :return: the same; of a journal file the whole path: in a relative one Optuna never gets past the lock of a killed process
+    """
+    return str(Path(storage).resolve()) if storage.endswith(".log") else storage
+
+
 def open_storage(storage: str) -> Any:
     """
     :param storage: address of a database, or a journal file that ends in ``.log``, as RL Zoo takes them
     :return: for Optuna
     """
     if storage.endswith(".log"):
+        Path(storage).parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.JournalStorage(JournalFileBackend(storage))
     return storage
 
 
 def this_process() -> str:
     """
-    :return: host and number of this process
+    :return: machine and number of this process
     """
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return f"{this_machine()}:{os.getpid()}"
+
+
+def this_machine() -> str:
+    """
+    :return: tells apart what numbers its processes by itself: hosts of one name, containers, a machine before a restart
+    """
+    marks = [socket.gethostname()]
+    with suppress(OSError):  # Linux
+        marks += [Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8], os.readlink("/proc/self/ns/pid")]
+    return "/".join(marks)
 
 
 def fail_lost_trials(study: optuna.Study) -> int:
@@ -41,10 +63,11 @@ def fail_lost_trials(study: optuna.Study) -> int:
     """
     lost = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, _, number = str(trial.user_attrs.get(PROCESS, "")).rpartition(":")
-        if host == socket.gethostname() and not _is_alive(int(number)):
-            study.tell(trial.number, state=TrialState.FAIL)
-            lost += 1
+        machine, _, number = str(trial.user_attrs.get(PROCESS, "")).rpartition(":")
+        if machine == this_machine() and not _is_alive(int(number)):
+            with suppress(ValueError, UpdateFinishedTrialError):  # another worker that starts now has done so
+                study.tell(trial.number, state=TrialState.FAIL)
+                lost += 1
     return lost
 
 

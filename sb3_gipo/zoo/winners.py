@@ -2,19 +2,20 @@
 
 import csv
 import importlib.metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
 import yaml
 from optuna.trial import TrialState
 
+from sb3_gipo import __version__
 from sb3_gipo.zoo import study
+from sb3_gipo.zoo.plan import Plan
 
-if TYPE_CHECKING:
-    from sb3_gipo.zoo.tuning import Plan
-
-PACKAGES = ("sb3-gipo", "stable-baselines3", "rl_zoo3", "torch", "gymnasium")
+# Name of the candidate that is no trial: the settings that were searched from.
+AS_CONFIGURED = "as_configured"
+PACKAGES = ("stable-baselines3", "rl_zoo3", "torch", "gymnasium")
 
 
 def mean_and_error(scores: list[float]) -> tuple[float, float]:
@@ -26,7 +27,7 @@ def mean_and_error(scores: list[float]) -> tuple[float, float]:
     return float(np.mean(scores)), float(error)
 
 
-def write(plan: "Plan", found: optuna.Study, candidates: dict[str, dict[str, Any]], scores: dict[str, list[float]]) -> None:
+def write(plan: Plan, found: optuna.Study, candidates: dict[str, dict[str, Any]], scores: dict[str, list[float]]) -> None:
     """
     Write ``results.csv``, ``report.md``, ``winner.yml`` and ``tuning.png``, and print the table.
 
@@ -50,7 +51,7 @@ def write(plan: "Plan", found: optuna.Study, candidates: dict[str, dict[str, Any
     print(f"\n{report}\nIn {plan.folder}: winner.yml (for -conf, or to copy), report.md, results.csv, tuning.png")
 
 
-def _report(plan: "Plan", found: optuna.Study, ranking: list[str], scores: dict[str, list[float]]) -> str:
+def _report(plan: Plan, found: optuna.Study, ranking: list[str], scores: dict[str, list[float]]) -> str:
     values = {f"trial_{trial.number}": trial.value for trial in study.best_trials(found, plan.n_best)}
     lines = [
         f"# {plan.algorithm} on {plan.env_id}",
@@ -64,20 +65,21 @@ def _report(plan: "Plan", found: optuna.Study, ranking: list[str], scores: dict[
     for name in ranking:
         mean, error = mean_and_error(scores[name])
         value = values.get(name)
-        lines.append(f"| {name} | {mean:.1f} | {error:.1f} | {'' if value is None else f'{value:.1f}'} |")
+        spread = f"{error:.1f}" if np.isfinite(error) else "one seed"
+        lines.append(f"| {name} | {mean:.1f} | {spread} | {'' if value is None else f'{value:.1f}'} |")
     return "\n".join([*lines, "", _verdict(ranking, scores), ""])
 
 
 def _verdict(ranking: list[str], scores: dict[str, list[float]]) -> str:
-    from sb3_gipo.zoo.tuning import AS_CONFIGURED
-
     winner = ranking[0]
     if winner == AS_CONFIGURED:
         return "Winner: the settings as they were. No trial did better on fresh seeds."
     gain = np.subtract(scores[winner], scores[AS_CONFIGURED])  # seed by seed: they share goals and initial networks
     mean, error = mean_and_error(gain.tolist())
-    words = "more than twice" if mean > 2 * error else "not twice"
-    return f"Winner: {winner}, {mean:.1f} above the settings as they were ({words} the standard error of {error:.1f})."
+    words = f"{'more than' if mean > 2 * error else 'not'} twice the standard error of {error:.1f}"
+    if not np.isfinite(error):
+        words = "of one seed: no more than a lead"
+    return f"Winner: {winner}, {mean:.1f} above the settings as they were ({words})."
 
 
 def _counts(found: optuna.Study) -> str:
@@ -86,16 +88,17 @@ def _counts(found: optuna.Study) -> str:
     return ", ".join(f"{states.count(state)} {name}" for state, name in named) + " trials"
 
 
-def _origin(plan: "Plan", found: optuna.Study, winner: str, scores: list[float]) -> str:
+def _origin(plan: Plan, found: optuna.Study, winner: str, scores: list[float]) -> str:
     mean, error = mean_and_error(scores)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    versions = ", ".join([f"sb3-gipo {__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)])
+    spread = f"standard error {error:.1f}" if np.isfinite(error) else "one seed"
     return (
         f"# Found by `sb3_gipo.zoo tune`: {winner} of {_counts(found)} of {plan.n_timesteps:,} steps.\n"
-        f"# Seeds {plan.seeds[0]}-{plan.seeds[-1]}: {mean:.1f}, standard error {error:.1f}.\n# {versions}.\n"
+        f"# Seeds {plan.seeds[0]}-{plan.seeds[-1]}: {mean:.1f}, {spread}.\n# {versions}.\n"
     )
 
 
-def _draw(plan: "Plan", found: optuna.Study, ranking: list[str], scores: dict[str, list[float]]) -> None:
+def _draw(plan: Plan, found: optuna.Study, ranking: list[str], scores: dict[str, list[float]]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")

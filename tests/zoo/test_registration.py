@@ -1,11 +1,13 @@
 """RL Zoo knows GIPO, is otherwise as it was, and a Zoo that is built differently is met with words."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import rl_zoo3.exp_manager
 import rl_zoo3.hyperparams_opt
@@ -119,6 +121,8 @@ def test_ids_and_folders() -> None:
     ids = ["--env", "MetaWorld/reach-v3", "--env=MetaWorld/push-v3", "-f", "logs-MetaWorld-x", "CartPole-v1"]
     assert meta_world.as_ids(arguments) == ids
     assert meta_world.as_folders(ids) == arguments
+    others = ["-f", "MetaWorld-logs", "-i", "MetaWorld-reach-v3_1/best_model.zip", "MetaWorld/logs"]
+    assert meta_world.as_ids(others) == meta_world.as_folders(others) == others
 
 
 def test_goals_of_evaluation() -> None:
@@ -126,6 +130,38 @@ def test_goals_of_evaluation() -> None:
     assert meta_world.evaluation_kwargs("MetaWorld/reach-v3", None) == {"split": "eval"}
     assert meta_world.evaluation_kwargs("MetaWorld/reach-v3", {"split": "train"}) == {"split": "train"}
     assert meta_world.evaluation_kwargs("CartPole-v1", {"a": 1}) == {"a": 1}
+
+
+def test_agents_are_shown_on_goals_of_evaluation() -> None:
+    """The environment of enjoy, record_video and push_to_hub, by keyword and by position; other environments take no split."""
+    register()
+    create = rl_zoo3.utils.create_test_env
+    assert create is rl_zoo3.create_test_env
+    for env, split in (
+        (create("MetaWorld/reach-v3", hyperparams={}, should_render=False), "eval"),
+        (create("MetaWorld/reach-v3", 1, None, 0, None, False, {}, {"split": "train"}), "train"),
+    ):
+        env.reset()
+        task = env.unwrapped.envs[0].unwrapped
+        assert task.goal_split.split_of(task.goal) == split
+        env.close()
+    create("CartPole-v1", hyperparams={}, should_render=False).close()
+
+
+def test_rewards_of_a_trial_are_normalised_with_its_discount(tmp_path: Path) -> None:
+    """As they are when its settings are trained from: the Zoo reads the discount before it is drawn."""
+    register()
+    arguments = argparse.Namespace(n_timesteps=-1)
+    manager = rl_zoo3.exp_manager.ExperimentManager(
+        arguments, "gipo", "MetaWorld/reach-v3", str(tmp_path), eval_freq=-1, verbose=0, optimize_hyperparameters=True
+    )
+    manager.setup_experiment()
+    trial = optuna.create_study().ask()
+    space.suggest(trial, 1)
+    manager._trial = trial
+    env = manager.create_envs(1, no_log=True)
+    assert env.gamma == 1 - trial.params["one_minus_gamma"] != 0.99
+    env.close()
 
 
 @pytest.mark.parametrize(
@@ -144,8 +180,6 @@ def test_commands_of_commands_go_through_us(command: list[str], ours: list[str])
 
 def test_evaluation_in_training_has_goals_of_its_own(tmp_path: Path) -> None:
     """Every goal met in an evaluation environment is one of evaluation, every one in training one of training."""
-    import argparse
-
     register()
     manager = rl_zoo3.exp_manager.ExperimentManager(
         argparse.Namespace(n_timesteps=-1),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_gipo import GIPO
 from sb3_gipo.zoo import resume
@@ -63,6 +64,14 @@ def test_a_killed_training_goes_on(installed: Path, tmp_path: Path) -> None:
     # the schedules are those of one training of 4,000 steps: at their end
     assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 4000 / 4000), abs=1e-9)
     assert model._current_progress_remaining == pytest.approx(0.0)
+    log = EventAccumulator(str(tmp_path / "tb" / "CartPole-v1" / "GIPO_1")).Reload()
+    for key, start in (("train/learning_rate", 1e-3), ("train/sigma", 0.5)):
+        steps = {event.step: event.value for event in log.Scalars(key)}
+        assert min(steps) == stopped.num_timesteps + 100
+        for step, value in steps.items():
+            assert value == pytest.approx(
+                max(start * (1 - step / 4000), 0), abs=1.1e-3 * start + 1e-3 * (key == "train/sigma")
+            )
     model.load_replay_buffer(folder / "replay_buffer.pkl")
     versions = [segment.newest_version for segment in model.replay_buffer.segments]
     assert versions == list(range(model.policy_version - 4, model.policy_version))
@@ -105,9 +114,26 @@ def test_without_a_replay_it_says_so(installed: Path, tmp_path: Path) -> None:
     assert model._checkpoint["normalizer"]["obs_rms"].count == pytest.approx(500, abs=5)
 
 
+@pytest.mark.slow
+def test_a_replay_that_will_not_do_is_named(installed: Path, tmp_path: Path) -> None:
+    """A damaged replay, a damaged model: the user's file, no traceback, and how to go on."""
+    (tmp_path / "settings.yml").write_text(SETTINGS)
+    run(installed, tmp_path, *TRAIN, "-n", "200", "--eval-freq", "-1", "--save-replay-buffer")
+    folder = tmp_path / "logs" / "gipo" / "CartPole-v1_1"
+    for name in ("replay_buffer.pkl", "CartPole-v1.zip"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+        printed = run(installed, tmp_path, *TRAIN, "-i", "logs/gipo/CartPole-v1_1/CartPole-v1.zip", code=1)
+        assert "Traceback" not in printed
+        assert "Cannot go on from logs/gipo/CartPole-v1_1/CartPole-v1.zip" in printed
+        assert "sb3_gipo_resume_" not in printed
+        assert "To go on without the replay, move logs/gipo/CartPole-v1_1/replay_buffer.pkl away" in printed
+        (folder / name).write_bytes(whole)
+
+
 def test_which_replay_belongs_to_a_model(tmp_path: Path) -> None:
     """A checkpoint's own, the final model's, none for the best one."""
-    names = ["rl_model_100_steps.zip", "rl_model_replay_buffer_100_steps.pkl", "rl_model_200_steps.zip", "replay_buffer.pkl"]
+    names = ["rl_model_100_steps.zip", "replay_buffer_100_steps.pkl", "rl_model_200_steps.zip", "replay_buffer.pkl"]
     for name in [*names, "CartPole-v1.zip", "best_model.zip"]:
         (tmp_path / name).touch()
     found = {name: resume.replay_of(tmp_path / name) for name in (names[0], names[2], "CartPole-v1.zip", "best_model.zip")}

@@ -80,11 +80,15 @@ def _names(storage: str) -> list[str]:
 
 
 BROKEN = """
+import os
 import gymnasium as gym, numpy as np
 
 class Broken(gym.Env):
     observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, how="reward"):
+        self.how = how
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -93,14 +97,25 @@ class Broken(gym.Env):
 
     def step(self, action):
         self.steps += 1
-        return np.zeros(2, np.float32), float("nan") if self.steps == 7 else 1.0, False, self.steps == 10, {}
+        if self.how == "dies" and self.steps == 7:
+            os._exit(3)
+        broken = self.how == "reward" and self.steps == 7
+        return np.zeros(2, np.float32), float("nan") if broken else 1.0, False, self.steps == 10, {}
 
 gym.register("Broken-v0", Broken)
 """
 
 
 @pytest.mark.slow
-def test_trials_that_are_not_finite_are_pruned(installed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(["--env-kwargs", "how:'reward'"], id="numbers in training"),
+        pytest.param(["--env-kwargs", "how:'no'", "--eval-env-kwargs", "how:'reward'"], id="numbers in evaluation"),
+        pytest.param(["--env-kwargs", "how:'dies'", "--vec-env", "subproc"], id="environments that die"),
+    ],
+)
+def test_trials_that_break_are_pruned(installed: Path, tmp_path: Path, how: list[str]) -> None:
     """Each is pruned, the search goes on to its end, and says that no trial was completed instead of breaking off."""
     (tmp_path / "broken.py").write_text(BROKEN)
     (tmp_path / "settings.yml").write_text("Broken-v0:\n  n_timesteps: 200\n  policy: MlpPolicy\n")
@@ -113,7 +128,8 @@ def test_trials_that_are_not_finite_are_pruned(installed: Path, tmp_path: Path) 
         "--study-name",
         "s",
         "--n-trials",
-        "3",
+        "2",
+        *how,
     ]
     printed = run(
         installed,
@@ -125,7 +141,7 @@ def test_trials_that_are_not_finite_are_pruned(installed: Path, tmp_path: Path) 
     )
     assert "No trial was completed" in printed
     assert "Traceback" not in printed.split("No trial was completed")[-1]
-    assert [t.state for t in load(tmp_path).trials] == [TrialState.PRUNED] * 3
+    assert [t.state for t in load(tmp_path).trials] == [TrialState.PRUNED] * 2
 
 
 @pytest.mark.slow
@@ -133,7 +149,7 @@ def test_tune_names_a_winner_on_fresh_seeds(installed: Path, tmp_path: Path) -> 
     """Search, fresh seeds, winner with its origin, table and picture; the same command again has nothing left to do."""
     (tmp_path / "settings.yml").write_text(SETTINGS)
     arguments = ["tune", "--env", "CartPole-v1", "-conf", "settings.yml", "-n", "500", "--max-total-trials", "3", "--top", "1"]
-    arguments += ["--seeds", "2", "--first-seed", "70", "--eval-episodes", "2", "--pruner", "none"]
+    arguments += ["--seeds", "2", "--first-seed", "70", "--eval-episodes", "2", "--pruner", "none", "-params", "gamma:0.97"]
     run(installed, tmp_path, *arguments)
     folder = tmp_path / "logs" / "tune_gipo_CartPole-v1"
     with (folder / "results.csv").open() as file:
@@ -141,7 +157,7 @@ def test_tune_names_a_winner_on_fresh_seeds(installed: Path, tmp_path: Path) -> 
     names = list(dict.fromkeys(row["candidate"] for row in rows))
     assert names[0] == "as_configured"
     assert len(names) == 2
-    assert [int(row["seed"]) for row in rows] == [70, 71, 70, 71]
+    assert [int(row["seed"]) for row in rows] == [70, 1070, 70, 1070]
     # the score is what the run's own file of evaluations says
     for row in rows:
         run_folder = folder / "runs" / row["candidate"] / f"seed_{row['seed']}" / "gipo" / "CartPole-v1_1"
@@ -151,17 +167,28 @@ def test_tune_names_a_winner_on_fresh_seeds(installed: Path, tmp_path: Path) -> 
     winner = max(means, key=means.__getitem__)
     text = (folder / "winner.yml").read_text()
     assert text.startswith(f"# Found by `sb3_gipo.zoo tune`: {winner} of 3 completed")
-    assert "Seeds 70-71" in text
-    assert yaml.safe_load(text) == yaml.safe_load((folder / "candidates" / f"{winner}.yml").read_text())
+    assert "Seeds 70-1070" in text
+    candidates = {name: yaml.safe_load((folder / "candidates" / f"{name}.yml").read_text()) for name in names}
+    assert yaml.safe_load(text) == candidates[winner]
+    assert candidates["as_configured"]["CartPole-v1"] == {
+        "n_envs": 2,
+        "n_timesteps": 500,
+        "policy": "MlpPolicy",
+        "gamma": 0.97,
+    }
     found = optuna.load_study(storage=f"sqlite:///{folder / 'study.db'}", study_name="gipo_CartPole-v1")
     (best,) = study.best_trials(found, 1)
     assert names[1] == f"trial_{best.number}"
+    assert candidates[names[1]]["CartPole-v1"]["gamma"] == 1 - best.params["one_minus_gamma"]  # what was drawn comes first
     assert best.value == max(t.value for t in found.trials)
     assert len(np.unique(iio.imread(folder / "tuning.png"))) > 5
     assert f"Winner: {winner}" in (folder / "report.md").read_text().replace("the settings as they were.", "as_configured")
     began = {path: path.stat().st_mtime_ns for path in folder.rglob("evaluations.npz")}
     run(installed, tmp_path, *arguments)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("evaluations.npz")} == began
+    # other trials are not added to it, nor their runs taken for its own
+    printed = run(installed, tmp_path, *[{"500": "600"}.get(argument, argument) for argument in arguments], code=1)
+    assert "of other trials (different: n_timesteps, settings)" in printed
     # what it found can be trained from
     run(
         installed, tmp_path, "train", "--algo", "gipo", "--env", "CartPole-v1", "-conf", str(folder / "winner.yml"), "-n", "64"
@@ -169,9 +196,63 @@ def test_tune_names_a_winner_on_fresh_seeds(installed: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_tune_goes_on_when_a_worker_is_killed(installed: Path, tmp_path: Path) -> None:
+    """The only worker is killed in its first trial: another takes its place, and the search has all trials asked for."""
+    (tmp_path / "settings.yml").write_text(SETTINGS)
+    arguments = [
+        "tune",
+        "--env",
+        "CartPole-v1",
+        "-conf",
+        "settings.yml",
+        "-n",
+        "300",
+        "--max-total-trials",
+        "2",
+        "--jobs",
+        "1",
+    ]
+    arguments += [
+        "--top",
+        "1",
+        "--seeds",
+        "1",
+        "--eval-episodes",
+        "1",
+        "--n-evaluations",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command(*arguments, "--study-name", "s"),
+        cwd=tmp_path, env=environment(installed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    killed = None
+    while killed is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        assert process.poll() is None
+        folder = tmp_path / "logs" / "tune_s"
+        if (folder / "study.db").exists() and "s" in _names(f"sqlite:///{folder / 'study.db'}"):
+            running = load(folder).get_trials(states=(TrialState.RUNNING,))
+            owners = [trial.user_attrs[study.PROCESS] for trial in running if study.PROCESS in trial.user_attrs]
+            killed = int(owners[0].rpartition(":")[2]) if owners else None
+    if killed is None:
+        process.terminate()
+        pytest.fail(f"no trial was begun: {process.communicate()[0]}")
+    os.kill(killed, signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    states = [trial.state for trial in load(folder).trials]
+    assert states[0] == TrialState.FAIL
+    assert len([state for state in states if state in study.FINISHED]) == 2
+    assert "of one seed: no more than a lead" in output or "Winner: the settings as they were" in output
+
+
+@pytest.mark.slow
 def test_tune_says_why_it_cannot(installed: Path, tmp_path: Path) -> None:
     """An environment that is not there, settings that are not there, workers that break."""
     assert "not registered" in run(installed, tmp_path, "tune", "--env", "Nothing-v0", "-n", "10", code=2)
+    assert "--seed cannot be given" in run(installed, tmp_path, "tune", "--env", "CartPole-v1", "-n", "9", "--seed=1", code=2)
     assert "no settings for --algo sax" in run(
         installed, tmp_path, "tune", "--algo", "sax", "--env", "CartPole-v1", "-n", "9", code=2
     )
@@ -192,7 +273,7 @@ def test_tune_says_why_it_cannot(installed: Path, tmp_path: Path) -> None:
         "1",
     ]
     printed = run(installed, tmp_path, *arguments, code=1)
-    assert "The search got nowhere" in printed
+    assert "The search broke off" in printed
     assert "No module named 'no'" in printed
 
 
@@ -201,14 +282,23 @@ def test_a_lost_trial_is_one_whose_process_is_gone(tmp_path: Path) -> None:
     found = optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    host = study.this_process().rpartition(":")[0]
-    for name in (study.this_process(), f"{host}:{ended.pid}", f"elsewhere:{ended.pid}", None):
+    for name in (study.this_process(), f"{study.this_machine()}:{ended.pid}", f"elsewhere:{ended.pid}", None):
         trial = found.ask()
         if name is not None:
             trial.set_user_attr(study.PROCESS, name)
     assert study.fail_lost_trials(found) == 1
     running, failed = TrialState.RUNNING, TrialState.FAIL
     assert [trial.state for trial in found.trials] == [running, failed, running, running]
+
+
+def test_a_journal_in_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made, and the path is whole: in a relative one Optuna waits for ever for the lock of a process that was killed."""
+    monkeypatch.chdir(tmp_path)
+    path = study.address("new/study.log")
+    assert Path(path) == tmp_path / "new" / "study.log"
+    optuna.create_study(storage=study.open_storage(path), study_name="s")
+    assert Path(path).is_file()
+    assert study.address("sqlite:///x.db") == "sqlite:///x.db"
 
 
 def test_best_trials_are_different_ones(tmp_path: Path) -> None:

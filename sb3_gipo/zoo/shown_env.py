@@ -1,6 +1,7 @@
 """The environment in which RL Zoo's enjoy, record_video and push_to_hub show a trained agent."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,10 @@ def replacement(utils: ModuleType) -> tuple[Callable[..., Any], Callable[..., An
     original = getattr(current, "__wrapped__", current)
 
     @functools.wraps(original)
-    def create_test_env(env_id: str, *args: Any, env_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        return original(env_id, *args, env_kwargs=meta_world.evaluation_kwargs(env_id, env_kwargs), **kwargs)
+    def create_test_env(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(original).bind(*args, **kwargs)
+        asked = given.arguments.get("env_kwargs")
+        given.arguments["env_kwargs"] = meta_world.evaluation_kwargs(given.arguments["env_id"], asked)
+        return original(*given.args, **given.kwargs)
 
     return current, create_test_env
