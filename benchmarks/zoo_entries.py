@@ -68,7 +68,13 @@ def settings_file(algorithm: str, env_id: str, folder: Path) -> Path:
 
 
 def job(algorithm: str, env_id: str, seed: int, folder: Path) -> Job:
-    """One run of RL Zoo's ``train``, everything below ``folder``."""
+    """
+    :param algorithm: as RL Zoo names it
+    :param env_id: of gymnasium
+    :param seed: of the run
+    :param folder: for everything it leaves behind
+    :return: one run of RL Zoo's ``train``
+    """
     run = folder / f"{algorithm}_{EnvironmentName(env_id)}_{seed}"
     episodes = 10 if env_id.startswith("MetaWorld") else 20
     command = [sys.executable, "-m", "sb3_gipo.zoo", "train", "--algo", algorithm, "--env", env_id, "--seed", str(seed)]
@@ -78,7 +84,11 @@ def job(algorithm: str, env_id: str, seed: int, folder: Path) -> Job:
 
 def outcome(algorithm: str, env_id: str, seed: int, folder: Path) -> dict[str, Any]:
     """
-    :return: settings, evaluations and score of a finished run
+    :param algorithm: as RL Zoo names it
+    :param env_id: of gymnasium
+    :param seed: of the run
+    :param folder: of :func:`job`
+    :return: settings and evaluations of a finished run
     """
     name = EnvironmentName(env_id)
     run = folder / f"{algorithm}_{name}_{seed}" / algorithm / f"{name}_1"
@@ -102,7 +112,12 @@ def stored() -> list[dict[str, Any]]:
 
 
 def run(env_ids: Sequence[str], jobs_at_once: int) -> None:
-    """Train what is not stored, store each run as it ends."""
+    """
+    Train what is not stored, store each run as it ends.
+
+    :param env_ids: environments to run
+    :param jobs_at_once: processes at once
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         done = {(record["algorithm"], record["env"], record["seed"]) for record in stored()}

@@ -89,7 +89,7 @@ class GipoExperimentManager(ExperimentManager):
             return super()._load_pretrained_agent(hyperparams, env)
         try:
             return super()._load_pretrained_agent(hyperparams, env)
-        except (ValueError, OSError) as error:
+        except (AssertionError, OSError, ValueError) as error:
             env.close()
             raise SystemExit(self._staged.explain(error)) from error
 

@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str], program: str) -> Plan:
     """
     parser = _parser(program)
     ours, rest = parser.parse_known_args(meta_world.as_ids(arguments))
-    taken = [option for option in rest if option.partition("=")[0] in OWN_OPTIONS]
+    taken = [option for option in (given.partition("=")[0] for given in rest) if option in OWN_OPTIONS]
     if taken:
         parser.error(f"{taken[0]} cannot be given: `tune` sets it itself")
     for package in ours.gym_packages:

@@ -15,9 +15,10 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from sb3_gipo.zoo import study, winners
+from sb3_gipo.zoo import register, study, winners
 from tests.zoo.conftest import command, environment, run
 
+register()
 SETTINGS = "CartPole-v1:\n  n_envs: 2\n  n_timesteps: 500\n  policy: MlpPolicy\n"
 SEARCH = ["train", "--algo", "gipo", "--env", "CartPole-v1", "-conf", "settings.yml", "-n", "500", "-optimize"]
 SEARCH += ["--n-evaluations", "2", "--eval-episodes", "2", "--no-optim-plots", "--study-name", "s"]
