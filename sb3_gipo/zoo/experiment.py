@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ import sqlalchemy.exc
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 from sb3_gipo.zoo import hyperparameters, meta_world, resume, study
@@ -23,7 +24,7 @@ ATTEMPTS_TO_CREATE = 10
 # What the methods below read or write of the Zoo's manager.
 ATTRIBUTES = (
     "continue_training", "trained_agent", "env_name", "monitor_kwargs", "eval_env_kwargs", "callbacks", "save_replay_buffer",
-    "n_timesteps", "normalize_kwargs", "storage", "study_name",
+    "n_timesteps", "storage", "study_name",
 )  # fmt: skip
 # What Optuna says where there is no best trial, depending on the storage.
 NO_BEST_TRIAL = ("No trials are completed", "Record does not exist")
@@ -55,7 +56,7 @@ class GipoExperimentManager(ExperimentManager):
         missing = [name for name in ATTRIBUTES if not hasattr(self, name)]
         if missing:
             raise changed(f"its ExperimentManager has no `{missing[0]}`")
-        self._trial: optuna.Trial | None = None
+        self._at = threading.local()  # the trial that this thread is at: `--n-jobs` runs several in threads
         self.storage = self.storage and study.address(self.storage)
         self._resumes_gipo = self.continue_training and algo in hyperparameters.OURS
         if self._resumes_gipo:
@@ -114,14 +115,14 @@ class GipoExperimentManager(ExperimentManager):
         :raises optuna.TrialPruned: for a trial that is not worth finishing, or whose result is not finite
         """
         trial.set_user_attr(study.PROCESS, study.this_process())
-        self._trial = trial
+        self._at.trial = trial
         try:
             value = super().objective(trial)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             # environments in processes that died; closing them hides from the Zoo that the trial was to be pruned
             raise optuna.TrialPruned(f"An environment died ({type(error).__name__})") from error
         finally:
-            self._trial = None
+            self._at.trial = None
         if not math.isfinite(value):
             raise optuna.TrialPruned(f"The mean return of the last evaluation is {value}")
         return value
@@ -146,10 +147,12 @@ class GipoExperimentManager(ExperimentManager):
             ) from error
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        # the Zoo normalises rewards of a trial as if its discount were not drawn, and those of its settings later with it
-        if self._trial is not None and self.algo in hyperparameters.OURS:
-            self.normalize_kwargs["gamma"] = 1 - self._trial.params["one_minus_gamma"]
-        return super()._maybe_normalize(env, eval_env)
+        env = super()._maybe_normalize(env, eval_env)
+        trial: optuna.Trial | None = getattr(self._at, "trial", None)
+        if trial is not None and self.algo in hyperparameters.OURS and isinstance(env, VecNormalize):
+            # the Zoo normalises rewards of a trial as if its discount were not drawn, and those of its settings later with it
+            env.gamma = 1 - trial.params["one_minus_gamma"]
+        return env
 
     def _fail_lost_trials(self) -> None:
         if self.storage is not None and self.study_name is not None:

@@ -158,7 +158,7 @@ def test_rewards_of_a_trial_are_normalised_with_its_discount(tmp_path: Path) -> 
     manager.setup_experiment()
     trial = optuna.create_study().ask()
     space.suggest(trial, 1)
-    manager._trial = trial
+    manager._at.trial = trial
     env = manager.create_envs(1, no_log=True)
     assert env.gamma == 1 - trial.params["one_minus_gamma"] != 0.99
     env.close()
