@@ -153,7 +153,10 @@ def table() -> str:
         for algorithm in ALGORITHMS:
             runs = [record for record in records if record["env"] == env_id and record["algorithm"] == algorithm]
             last = [record["returns"][-1] for record in runs]
-            cells.append(f"{np.mean(last):.0f} ({', '.join(f'{value:.0f}' for value in last)})" if last else "")
+            text = f"{np.mean(last):.0f} ({', '.join(f'{value:.0f}' for value in last)})" if last else ""
+            if last and "success" in runs[0]:
+                text += f", success {np.mean([record['success'][-1] for record in runs]):.0%}"
+            cells.append(text)
         budget = next(record["budget"] for record in records if record["env"] == env_id)
         lines.append(f"| {env_id} | {budget:,} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -113,6 +113,6 @@ def _draw(plan: Plan, found: optuna.Study, ranking: list[str], scores: dict[str,
         mean, error = mean_and_error(scores[name])
         right.errorbar([mean], [row], xerr=[np.nan_to_num(error)], fmt="s", color="C0", capsize=4)
         right.plot(scores[name], [row] * len(scores[name]), "o", color="C0", alpha=0.35)
-    right.set(xlabel="mean return", title=f"fresh seeds {plan.seeds[0]}-{plan.seeds[-1]}: each, mean and standard error")
+    right.set(xlabel="mean return", title=f"{len(plan.seeds)} fresh seeds, mean and standard error")
     right.set_yticks(range(len(ranking)), list(reversed(ranking)))
     figure.savefig(plan.folder / "tuning.png", dpi=150)

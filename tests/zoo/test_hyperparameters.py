@@ -12,6 +12,7 @@ import pytest
 import yaml
 from stable_baselines3.common.utils import FloatSchedule
 
+from benchmarks import zoo_entries
 from sb3_gipo import GIPO
 from sb3_gipo.envs import metaworld_tasks
 from sb3_gipo.zoo import hyperparameters, register
@@ -74,6 +75,11 @@ def test_measured_numbers_are_the_stored_ones() -> None:
             assert np.mean([record["returns"][-1] for record in runs]) == pytest.approx(mean, abs=0.51), (env_id, algorithm)
             entry = ENTRIES[algorithm].get(env_id)
             assert entry is None or all(record["settings"] == entry for record in runs), f"{env_id}: not of these settings"
+
+
+def test_the_table_of_the_docs_is_that_of_the_raw_data() -> None:
+    """As ``benchmarks.zoo_entries --table`` prints it."""
+    assert zoo_entries.table() in (ROOT / "docs" / "zoo.md").read_text()
 
 
 @pytest.mark.parametrize(
