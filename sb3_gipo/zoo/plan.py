@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 from huggingface_sb3 import EnvironmentName
 
-from sb3_gipo.zoo import hyperparameters, meta_world, study
+from sb3_gipo.zoo import hyperparameters, meta_world, space, study
 
 EVALUATIONS = 5
 # SB3 seeds environment i with `seed + i`: seeds this far apart share no environments.
@@ -96,6 +96,7 @@ def parse(arguments: Sequence[str], program: str) -> Plan:
         parser.error(f"{conf} is not a YAML file that is there")
     # the number of steps the settings are found for: schedules reach their end with it
     base = _entry(conf, ours.env) | (ours.hyperparams or {}) | {"n_timesteps": ours.n_timesteps}
+    _hint(ours.algo, ours.n_timesteps, base.get("n_envs", 1))
     return Plan(
         ours.algo,
         ours.env,
@@ -139,6 +140,15 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     return parser
+
+
+def _hint(algorithm: str, n_timesteps: int, n_envs: int) -> None:
+    longest = 2**space.LONGEST_ROLLOUT_POW * n_envs
+    if algorithm in hyperparameters.OURS and n_timesteps < 5 * longest:
+        print(
+            f"Trials of {n_timesteps} steps are short: a rollout may be drawn as long as {longest} steps, and its policy is "
+            "hardly trained when it is scored. Take more steps (-n) or fewer environments (-params n_envs:1)."
+        )
 
 
 def _positive(text: str) -> int:

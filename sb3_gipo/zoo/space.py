@@ -16,6 +16,8 @@ NETWORKS: dict[str, dict[str, list[int]]] = {
     "small": {"pi": [64, 64], "vf": [64, 64]},
     "medium": {"pi": [256, 256], "vf": [256, 256]},
 }
+LONGEST_ROLLOUT_POW = 11
+"""Of two: steps of each environment."""
 ACTIVATIONS = ("tanh", "relu")
 KERNELS = ("gaussian", "laplacian", "cauchy")
 TARGETS = ("vtrace", "gae")
@@ -34,7 +36,7 @@ def suggest(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
     :return: drawn parameters, as Optuna stores them
     """
     trial.suggest_int("n_envs", n_envs, n_envs)
-    trial.suggest_int("n_steps_pow", 6, 11)
+    trial.suggest_int("n_steps_pow", 6, LONGEST_ROLLOUT_POW)
     trial.suggest_int("batch_size_pow", 5, 10)
     trial.suggest_int("replay_rollouts_pow", 0, 5)
     trial.suggest_float("reuse", 5.0, 40.0, log=True)

@@ -127,7 +127,7 @@ def _request(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "algorithm": plan.algorithm,
         "environment": plan.env_id,
-        "settings": settings,
+        "settings": {name: value for name, value in settings.items() if name != "n_timesteps"},
         "n_timesteps": plan.n_timesteps,
         "eval_episodes": plan.eval_episodes,
         "options": list(plan.rest),
@@ -227,10 +227,11 @@ def score_of(plan: Plan, name: str, seed: int) -> float:
     :param plan: what is asked for
     :param name: of a candidate
     :param seed: of a finished run
-    :return: mean return of its last evaluation, as the study's
+    :return: mean return of its last evaluation within the steps asked for: a longer rollout ends later, and is no advantage
     """
     with np.load(_zoo_folder(plan, name, seed) / "evaluations.npz") as evaluations:
-        return float(evaluations["results"][-1].mean())
+        within = max(int(np.sum(evaluations["timesteps"] <= plan.n_timesteps)), 1)
+        return float(evaluations["results"][within - 1].mean())
 
 
 def _zoo_folder(plan: Plan, name: str, seed: int) -> Path:

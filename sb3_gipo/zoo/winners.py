@@ -57,7 +57,7 @@ def _report(plan: Plan, found: optuna.Study, ranking: list[str], scores: dict[st
         f"# {plan.algorithm} on {plan.env_id}",
         "",
         f"Mean return of the last evaluation ({plan.eval_episodes} episodes) after {plan.n_timesteps:,} steps, "
-        f"{len(plan.seeds)} fresh seeds; the study had {_counts(found)}.",
+        f"{_fresh(plan)}; the study had {_counts(found)}.",
         "",
         "| candidate | fresh seeds | standard error | in the study |",
         "| --- | --- | --- | --- |",
@@ -68,6 +68,10 @@ def _report(plan: Plan, found: optuna.Study, ranking: list[str], scores: dict[st
         spread = f"{error:.1f}" if np.isfinite(error) else "one seed"
         lines.append(f"| {name} | {mean:.1f} | {spread} | {'' if value is None else f'{value:.1f}'} |")
     return "\n".join([*lines, "", _verdict(ranking, scores), ""])
+
+
+def _fresh(plan: Plan) -> str:
+    return f"{len(plan.seeds)} fresh seeds" if len(plan.seeds) > 1 else "1 fresh seed"
 
 
 def _verdict(ranking: list[str], scores: dict[str, list[float]]) -> str:
@@ -108,11 +112,12 @@ def _draw(plan: Plan, found: optuna.Study, ranking: list[str], scores: dict[str,
     left.plot(numbers, values, "o", alpha=0.6, label="trial")
     left.step(numbers, np.maximum.accumulate(np.array(values, dtype=float)), where="post", label="best so far")
     left.set(xlabel="trial", ylabel="mean return", title=f"{plan.algorithm} on {plan.env_id}: search")
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
     for row, name in enumerate(reversed(ranking)):
         mean, error = mean_and_error(scores[name])
         right.errorbar([mean], [row], xerr=[np.nan_to_num(error)], fmt="s", color="C0", capsize=4)
         right.plot(scores[name], [row] * len(scores[name]), "o", color="C0", alpha=0.35)
-    right.set(xlabel="mean return", title=f"{len(plan.seeds)} fresh seeds, mean and standard error")
+    right.set(xlabel="mean return", title=f"{_fresh(plan)}, mean and standard error")
     right.set_yticks(range(len(ranking)), list(reversed(ranking)))
     figure.savefig(plan.folder / "tuning.png", dpi=150)
