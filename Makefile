@@ -6,7 +6,7 @@ INSTALLED = $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install lint format format-check type check benchmark-memory benchmark-speed clean
+.PHONY: help demo test install lint format format-check type check benchmark-memory benchmark-speed benchmark-zoo clean
 
 help:
 	@echo "make demo          train GIPO on Meta-World reach-v3 and see what it learnt (demo/reach-v3)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check         lint, format check and type check"
 	@echo "make format        format the code"
 	@echo "make benchmark-memory   bytes per stored transition against the raw payload"
+	@echo "make benchmark-zoo      what rl_zoo_hyperparams/ gives beside PPO, hours"
 	@echo "make benchmark-speed    steps per second beside SB3's PPO, half an hour on a machine that does nothing else"
 
 # The tested set: torch first, so that nothing else picks another build of it.
@@ -53,6 +54,9 @@ benchmark-memory: $(INSTALLED)
 
 benchmark-speed: $(INSTALLED)
 	$(BIN)/python -m benchmarks.speed all
+
+benchmark-zoo: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo_entries
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
