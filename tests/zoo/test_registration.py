@@ -80,6 +80,15 @@ def test_a_manager_that_lost_a_method_is_named(monkeypatch: pytest.MonkeyPatch, 
     assert "not built as this version of sb3-gipo expects" in capsys.readouterr().err
 
 
+def test_a_command_that_moved_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where only the command itself is not where it was."""
+    import rl_zoo3.train
+
+    monkeypatch.delattr(rl_zoo3.train, "train")
+    assert main(["train"]) == 2
+    assert "has no attribute 'train'" in capsys.readouterr().err
+
+
 def test_without_the_zoo(installed: Path, tmp_path: Path) -> None:
     """What to install, no traceback."""
     code = "import sys; sys.modules['rl_zoo3'] = None; from sb3_gipo.zoo import main; sys.exit(main(['train']))"

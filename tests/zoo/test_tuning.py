@@ -57,7 +57,8 @@ def test_workers_share_a_storage_and_one_may_be_killed(installed: Path, tmp_path
         _, errors = worker.communicate(timeout=200)
         assert worker.returncode == 0, errors.decode()[-3000:]
     mine = [t for t in load(tmp_path).trials if str(t.user_attrs[study.PROCESS]).endswith(f":{victim.pid}")]
-    lost = [t.number for t in mine if t.state == TrialState.RUNNING]
+    # still running for the storage, unless a worker that took longer to start has marked it already
+    lost = [t.number for t in mine if t.state in (TrialState.RUNNING, TrialState.FAIL)]
     assert len(lost) == 1
     others = [t for t in load(tmp_path).trials if t not in mine]
     assert len(others) == 6
@@ -159,11 +160,12 @@ def test_tune_names_a_winner_on_fresh_seeds(installed: Path, tmp_path: Path) -> 
     assert names[0] == "as_configured"
     assert len(names) == 2
     assert [int(row["seed"]) for row in rows] == [70, 1070, 70, 1070]
-    # the score is what the run's own file of evaluations says
+    # the score is what the run's own file of evaluations says of the last one within the steps asked for
     for row in rows:
         run_folder = folder / "runs" / row["candidate"] / f"seed_{row['seed']}" / "gipo" / "CartPole-v1_1"
         with np.load(run_folder / "evaluations.npz") as evaluations:
-            assert float(row["score"]) == evaluations["results"][-1].mean()
+            last = max(index for index, steps in enumerate(evaluations["timesteps"]) if index == 0 or steps <= 500)
+            assert float(row["score"]) == evaluations["results"][last].mean()
     means = {name: np.mean([float(row["score"]) for row in rows if row["candidate"] == name]) for name in names}
     winner = max(means, key=means.__getitem__)
     text = (folder / "winner.yml").read_text()
