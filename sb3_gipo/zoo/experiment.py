@@ -1,15 +1,11 @@
 """RL Zoo's experiment manager, with what GIPO and Meta-World need at the places it leaves open."""
 
 import math
-import random
 import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy.exc
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback
@@ -19,8 +15,6 @@ from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 from sb3_gipo.zoo import hyperparameters, meta_world, resume, study
 from sb3_gipo.zoo.registration import changed
 
-# Workers that start at the same time all want to create the tables of a new storage.
-ATTEMPTS_TO_CREATE = 10
 # What the methods below read or write of the Zoo's manager.
 ATTRIBUTES = (
     "continue_training", "trained_agent", "env_name", "monitor_kwargs", "eval_env_kwargs", "callbacks", "save_replay_buffer",
@@ -133,8 +127,8 @@ class GipoExperimentManager(ExperimentManager):
 
         :raises SystemExit: where no trial was completed, which leaves nothing to report
         """
-        if self.storage is not None and not self.storage.endswith(".log"):
-            create_tables(self.storage)
+        if self.storage is not None:
+            study.create_tables(self.storage)
         self._fail_lost_trials()
         try:
             super().hyperparameters_optimization()
@@ -159,18 +153,3 @@ class GipoExperimentManager(ExperimentManager):
             storage = study.open_storage(self.storage)
             if self.study_name in optuna.get_all_study_names(storage):
                 study.fail_lost_trials(optuna.load_study(storage=storage, study_name=self.study_name))
-
-
-def create_tables(storage: str) -> None:
-    """
-    Create the tables of a storage, unless another worker does so at this moment.
-
-    :param storage: address of a database
-    :raises sqlalchemy.exc.SQLAlchemyError: where it cannot be had after several attempts
-    """
-    for _ in range(ATTEMPTS_TO_CREATE - 1):
-        with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
-            optuna.storages.RDBStorage(storage)
-            return
-        time.sleep(0.1 + random.SystemRandom().random())
-    optuna.storages.RDBStorage(storage)

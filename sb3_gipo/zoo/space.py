@@ -12,13 +12,15 @@ from typing import Any
 import optuna
 from torch import nn
 
+from sb3_gipo.zoo.study import as_python
+
 NETWORKS: dict[str, dict[str, list[int]]] = {
     "small": {"pi": [64, 64], "vf": [64, 64]},
     "medium": {"pi": [256, 256], "vf": [256, 256]},
 }
 LONGEST_ROLLOUT_POW = 11
 """Of two: steps of each environment."""
-ACTIVATIONS = ("tanh", "relu")
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 KERNELS = ("gaussian", "laplacian", "cauchy")
 TARGETS = ("vtrace", "gae")
 SCHEDULES = ("constant", "linear")
@@ -55,7 +57,7 @@ def suggest(trial: optuna.Trial, n_envs: int) -> dict[str, Any]:
     trial.suggest_float("ent_coef", 1e-8, 0.01, log=True)
     trial.suggest_float("max_grad_norm", 0.3, 2.0)
     trial.suggest_categorical("net_arch", tuple(NETWORKS))
-    trial.suggest_categorical("activation_fn", ACTIVATIONS)
+    trial.suggest_categorical("activation_fn", tuple(ACTIVATIONS))
     return dict(trial.params)
 
 
@@ -84,7 +86,9 @@ def convert(params: dict[str, Any]) -> dict[str, Any]:
         "learning_rate": _scheduled(params["learning_rate"], params["lr_schedule"]),
         "ent_coef": params["ent_coef"],
         "max_grad_norm": params["max_grad_norm"],
-        "policy_kwargs": policy_kwargs_text(NETWORKS[params["net_arch"]], params["activation_fn"]),
+        "policy_kwargs": as_python(
+            {"net_arch": NETWORKS[params["net_arch"]], "activation_fn": ACTIVATIONS[params["activation_fn"]]}
+        ),
     }
     if params["target"] == "vtrace":
         settings["vtrace_rho_bar"] = params["vtrace_rho_bar"]
@@ -120,16 +124,6 @@ def as_arguments(settings: dict[str, Any]) -> dict[str, Any]:
     arguments.pop("n_envs")
     arguments["policy_kwargs"] = eval(arguments["policy_kwargs"], {"nn": nn, "dict": dict})  # as the Zoo does
     return arguments
-
-
-def policy_kwargs_text(net_arch: dict[str, list[int]], activation: str) -> str:
-    """
-    :param net_arch: layers of the policy and of the value function
-    :param activation: ``"tanh"``, ``"relu"``, ``"elu"`` or ``"leaky_relu"``
-    :return: ``policy_kwargs`` as the Zoo's YAML has them: Python
-    """
-    name = {"tanh": "Tanh", "relu": "ReLU", "elu": "ELU", "leaky_relu": "LeakyReLU"}[activation]
-    return f"dict(net_arch=dict(pi={net_arch['pi']}, vf={net_arch['vf']}), activation_fn=nn.{name})"
 
 
 def _scheduled(value: float, schedule: str) -> float | str:

@@ -1,17 +1,22 @@
 """What is asked of an Optuna study that several processes work on: its best trials as settings, trials that were lost."""
 
 import os
+import random
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy.exc
 import torch.nn
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+# Workers that start at the same time all want to create the tables of a new storage.
+ATTEMPTS_TO_CREATE = 10
 # User attribute of a trial: which process runs it.
 PROCESS = "process"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -23,6 +28,23 @@ def address(storage: str) -> str:
     :return: the same; of a journal file the whole path: in a relative one Optuna never gets past the lock of a killed process
     """
     return str(Path(storage).resolve()) if storage.endswith(".log") else storage
+
+
+def create_tables(storage: str) -> None:
+    """
+    Create the tables of a database, unless another worker does so at this moment; a journal file has none.
+
+    :param storage: as :func:`open_storage` takes it
+    :raises sqlalchemy.exc.SQLAlchemyError: where it cannot be had after several attempts
+    """
+    if storage.endswith(".log"):
+        return
+    for _ in range(ATTEMPTS_TO_CREATE - 1):
+        with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            optuna.storages.RDBStorage(storage)
+            return
+        time.sleep(0.1 + random.SystemRandom().random())
+    optuna.storages.RDBStorage(storage)
 
 
 def open_storage(storage: str) -> Any:

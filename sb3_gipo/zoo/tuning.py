@@ -101,10 +101,7 @@ def search(plan: Plan) -> optuna.Study:
 
 def _open(plan: Plan) -> optuna.Study:
     """The study, new or to go on with; its trials must be comparable."""
-    from sb3_gipo.zoo.experiment import create_tables
-
-    if not plan.storage.endswith(".log"):
-        create_tables(plan.storage)
+    study.create_tables(plan.storage)
     found = optuna.create_study(
         storage=study.open_storage(plan.storage), study_name=plan.study_name, direction="maximize", load_if_exists=True
     )

@@ -24,6 +24,10 @@ SEARCH = ["train", "--algo", "gipo", "--env", "CartPole-v1", "-conf", "settings.
 SEARCH += ["--n-evaluations", "2", "--eval-episodes", "2", "--no-optim-plots", "--study-name", "s"]
 
 
+# One process, settings from the test's folder.
+TUNE = ["tune", "--env", "CartPole-v1", "-conf", "settings.yml", "--jobs", "1"]
+
+
 def load(folder: Path) -> optuna.Study:
     return optuna.load_study(storage=f"sqlite:///{folder / 'study.db'}", study_name="s")
 
@@ -202,29 +206,8 @@ def test_tune_names_a_winner_on_fresh_seeds(installed: Path, tmp_path: Path) -> 
 def test_tune_goes_on_when_a_worker_is_killed(installed: Path, tmp_path: Path) -> None:
     """The only worker is killed in its first trial: another takes its place, and the search has all trials asked for."""
     (tmp_path / "settings.yml").write_text(SETTINGS)
-    arguments = [
-        "tune",
-        "--env",
-        "CartPole-v1",
-        "-conf",
-        "settings.yml",
-        "-n",
-        "300",
-        "--max-total-trials",
-        "2",
-        "--jobs",
-        "1",
-    ]
-    arguments += [
-        "--top",
-        "1",
-        "--seeds",
-        "1",
-        "--eval-episodes",
-        "1",
-        "--n-evaluations",
-        "1",
-    ]
+    arguments = [*TUNE, "-n", "300", "--max-total-trials", "2", "--top", "1", "--seeds", "1"]
+    arguments += ["--eval-episodes", "1", "--n-evaluations", "1"]
     process = subprocess.Popen(
         command(*arguments, "--study-name", "s"),
         cwd=tmp_path, env=environment(installed), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -262,19 +245,7 @@ def test_tune_says_why_it_cannot(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "settings.yml").write_text(
         "CartPole-v1:\n  n_timesteps: 500\n  policy: MlpPolicy\n  env_wrapper: no.such.Wrapper\n"
     )
-    arguments = [
-        "tune",
-        "--env",
-        "CartPole-v1",
-        "-conf",
-        "settings.yml",
-        "-n",
-        "100",
-        "--max-total-trials",
-        "1",
-        "--jobs",
-        "1",
-    ]
+    arguments = [*TUNE, "-n", "100", "--max-total-trials", "1"]
     printed = run(installed, tmp_path, *arguments, code=1)
     assert "The search broke off" in printed
     assert "No module named 'no'" in printed
