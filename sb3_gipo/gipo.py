@@ -13,16 +13,15 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from sb3_gipo import settings
+from sb3_gipo.arguments import check_arguments
 from sb3_gipo.learner.batches import replay_source, rollout_batches, taken
 from sb3_gipo.learner.engine import Engine
-from sb3_gipo.learner.objective import SURROGATES, NonFiniteUpdateError, ObjectiveSettings, SurrogateName
-from sb3_gipo.learner.replay_targets import TARGETS, ReplayTargets, Target, TargetSettings, compute_targets
+from sb3_gipo.learner.objective import NonFiniteUpdateError, ObjectiveSettings, SurrogateName
+from sb3_gipo.learner.replay_targets import ReplayTargets, Target, TargetSettings, compute_targets
 from sb3_gipo.learner.statistics import UpdateStatistics
 from sb3_gipo.learner.step import Step, StepSettings
-from sb3_gipo.ops import surrogates
 from sb3_gipo.ops.surrogates import Kernel, UserSurrogate
 from sb3_gipo.policies import (
-    RATIO_LEVELS,
     CnnPolicy,
     MlpPolicy,
     MultiInputPolicy,
@@ -97,6 +96,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param vtrace_rho_bar: Truncation of the ratio in V-trace's temporal difference, above 0
     :param vtrace_c_bar: Truncation of the ratio in V-trace's trace, above 0
     :param max_policy_lag: Drop rollouts older than this many policy versions; ``None``: only for room
+    :param acting_lag: Collect with the policy of so many versions ago, as an actor does whose weights arrive late: for studies
+        of staleness. Needs a replay; 0: with the current one
     :param old_threshold: Version gap above which a sample counts as old in the metrics
     :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities;
         ``None``: 0.1 with replay, 0 without
@@ -155,6 +156,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         vtrace_rho_bar: float = 1.0,
         vtrace_c_bar: float = 1.0,
         max_policy_lag: int | None = None,
+        acting_lag: int = 0,
         old_threshold: int = 4,
         kl_coef: float | None = None,
         compile: bool = False,
@@ -201,11 +203,13 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.vtrace_rho_bar = vtrace_rho_bar
         self.vtrace_c_bar = vtrace_c_bar
         self.max_policy_lag = max_policy_lag
+        self.acting_lag = acting_lag
         self.old_threshold = old_threshold
         self.kl_coef = kl_coef
         self.compile = compile
         self.bf16 = bf16
         self.policy_version = 0
+        self.n_gradient_steps = 0
         if self.env is not None:
             settings.check_minibatches(self.n_steps, self.env.num_envs, batch_size, normalize_advantage)
         elif normalize_advantage:
@@ -216,7 +220,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
     # ---------------------------------------------------------------- setup
 
     def _setup_model(self) -> None:
-        self._check_arguments()
+        check_arguments(self)
         sigma = settings.trust_schedule("sigma", self.sigma)
         sigma_neg = None if self.sigma_neg is None else settings.trust_schedule("sigma_neg", self.sigma_neg)
         super()._setup_model()
@@ -230,24 +234,6 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.replay_buffer = self._make_replay_buffer()
         self._engine = Engine(self.compile)
         self._try_surrogate()
-
-    def _check_arguments(self) -> None:
-        """:raises ValueError: for the first of GIPO's own arguments that will not do; nothing is built yet"""
-        if not callable(self.surrogate):
-            settings.check_choice("surrogate", self.surrogate, SURROGATES)
-        settings.check_choice("kernel", self.kernel, surrogates.KERNELS)
-        settings.check_choice("ratio_level", self.ratio_level, RATIO_LEVELS)
-        settings.check_choice("target", self.target, TARGETS)
-        settings.check_above("vtrace_rho_bar", self.vtrace_rho_bar, 0)
-        settings.check_above("vtrace_c_bar", self.vtrace_c_bar, 0)
-        settings.check_at_least("n_epochs", self.n_epochs, 1, integer=True)
-        if self.kl_coef is not None:
-            settings.check_at_least("kl_coef", self.kl_coef, 0)
-        settings.check_at_least("old_threshold", self.old_threshold, 0, integer=True)
-        if self.max_policy_lag is not None:
-            settings.check_at_least("max_policy_lag", self.max_policy_lag, 0, integer=True)
-        settings.check_compile(self.compile, self.bf16)
-        settings.check_replay(self.replay_capacity, self.gradient_steps, self.n_steps, self.n_envs, self.batch_size)
 
     # ---------------------------------------------------------------- update
 
@@ -325,6 +311,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         """:return: false when the divergence from the policy at the start of the update went beyond ``target_kl``"""
         for batch in batches:
             outcome = step(batch)
+            self.n_gradient_steps += not outcome.beyond_limit
             statistics.add(outcome, batch)
             if outcome.beyond_limit:
                 if self.verbose >= 1:

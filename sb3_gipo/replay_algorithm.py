@@ -5,6 +5,7 @@ import pathlib
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
@@ -19,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_gipo import settings
 from sb3_gipo.learner import checkpoint
 from sb3_gipo.learner.engine import Engine
+from sb3_gipo.learner.lagged import LaggedActing
 from sb3_gipo.learner.observed import ObservedUpdate
 from sb3_gipo.learner.replay_targets import Target
 from sb3_gipo.policies import RatioLevel, describe_actions, n_action_dimensions
@@ -49,9 +51,11 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     target: Target
     ratio_level: RatioLevel
     policy_version: int
+    acting_lag: int
     old_threshold: int
     replay_buffer: RolloutReplayBuffer | None = None
     _engine: Engine
+    _lagged: LaggedActing | None = None
     _checkpoint: dict[str, Any] | None = None
     _recorder: BaseCallback | None = None
     _interruption: Any = None
@@ -142,7 +146,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         return RolloutRecorder(
             sink=self._store_rollout,
             describe_actions=partial(describe_actions, self.policy, self.ratio_level),
-            policy_version=lambda: self.policy_version,
+            policy_version=lambda: self.policy_version if self._lagged is None else self._lagged.version,
             rollout_buffer=lambda: self.rollout_buffer,
             n_steps=self.n_steps,
             interruption=self._interruption,
@@ -165,7 +169,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         start, compiled = time.perf_counter(), self._engine.compile_seconds
         try:
-            with self._engine.acting(self.policy, self.ratio_level != "joint" or self.policy.squash_output):
+            with self._engine.acting(self.policy, self.ratio_level != "joint" or self.policy.squash_output), self._late():
                 finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._last_obs = None  # the next `learn` resets the environments
@@ -178,6 +182,15 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
                 self._interruption = self._recorder.interruption()
         self.logger.record("time/collect", time.perf_counter() - start - self._leave_out_compiling(compiled))
         return finished
+
+    def _late(self) -> AbstractContextManager[Any]:
+        """:return: a context in which the policy of ``acting_lag`` versions ago acts"""
+        if self.acting_lag == 0:
+            return nullcontext()
+        if self._lagged is None:
+            self._lagged = LaggedActing(self.acting_lag)
+        self._lagged.publish(self.policy, self.policy_version)
+        return self._lagged(self.policy)
 
     def _leave_out_compiling(self, before: float) -> float:
         """

@@ -145,6 +145,20 @@ def check_replay(capacity: object, gradient_steps: object, n_steps: int, n_envs:
         raise ValueError(f"`batch_size` {batch_size} is larger than all that is ever stored: `replay_capacity` is {capacity}.")
 
 
+def check_lag(lag: object, has_replay: bool) -> None:
+    """
+    :param lag: ``acting_lag``: how many versions old the policy is that acts
+    :param has_replay: whether rollouts are stored
+    :raises ValueError: when it is no count of versions, or nothing keeps them apart
+    """
+    check_at_least("acting_lag", lag, 0, integer=True)
+    if lag != 0 and not has_replay:
+        raise ValueError(
+            f"`acting_lag` is {lag}, but without a replay nothing keeps apart the policy that acted and the one that learns. "
+            "Give a `replay_capacity`, or leave `acting_lag` at 0."
+        )
+
+
 def trust_schedule(name: str, value: float | str | Schedule) -> FloatSchedule:
     """
     Make a schedule of a trust width.
