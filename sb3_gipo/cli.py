@@ -12,7 +12,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from sb3_gipo import __version__
-from sb3_gipo.diagnosis import WINDOW, Diagnosis, NoLogError, diagnose, read_logs, render, write_page
+from sb3_gipo.diagnosis import WINDOW, Diagnosis, NoLogError, diagnose, read_logs, render
+from sb3_gipo.pages import write_page
 
 PAGE = "diagnosis.html"
 # More runs than this are printed as a table only; the page has the rest.
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"sb3-gipo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_diagnose(commands)
+    _add_compare(commands)
     commands.add_parser("zoo", help="RL Zoo's commands with GIPO: train, tune, enjoy, record, plot, ...", add_help=False)
     try:
         if given[:1] == ["zoo"]:  # has a parser of its own for what follows
@@ -84,6 +86,40 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         return _refuse(failure)
     Console().print(f"Page with the plots: {output}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "Runs a study (algorithms x tasks x seeds) in parallel processes and says whether switching saves data collection."
+    parser = commands.add_parser("compare", help="run a study of algorithms, say what switching saves", description=text)
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to compare, see docs/compare.md")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="for records and report (default: the study's name)")
+    parser.add_argument("--jobs", type=_count, metavar="N", help="runs at once (default: one for each core)")
+    parser.add_argument("--retry", action="store_true", help="try failed runs again, replace records of other settings")
+    parser.add_argument("--report", action="store_true", help="only report what is there, run nothing")
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="only these algorithms, tasks or regimes")
+    parser.set_defaults(run=_compare)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, it must be a whole number of at least 1")
+    return int(text)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    try:
+        from sb3_gipo.studies.checking import StudyError
+        from sb3_gipo.studies.command import compare
+    except ModuleNotFoundError as error:
+        return _refuse(f"compare needs {error.name}: pip install 'sb3-gipo[compare]'")
+    folder: Path = arguments.folder or Path(arguments.study.stem)
+    how = {"jobs": arguments.jobs, "retry": arguments.retry, "report_only": arguments.report, "only": arguments.only}
+    try:
+        return compare(arguments.study, folder, **how)
+    except StudyError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{str(folder)!r} cannot be written to ({error}). Give another place with --folder DIR.")
 
 
 def _refuse(message: str) -> int:

@@ -14,10 +14,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "ops": 0,
     "settings": 1,
+    "pages": 1,
     "rollouts": 1,
     "envs": 1,
     "policies": 2,
     "learner": 3,
+    "arguments": 4,
     "replay_algorithm": 4,
     "gipo": 5,
     "callbacks": 6,

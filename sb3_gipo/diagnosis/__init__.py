@@ -2,7 +2,7 @@
 
 from sb3_gipo.diagnosis.facts import WINDOW
 from sb3_gipo.diagnosis.logs import NoLogError, Run, read_logs
-from sb3_gipo.diagnosis.page import render, write_page
+from sb3_gipo.diagnosis.page import render
 from sb3_gipo.diagnosis.verdict import Diagnosis, diagnose
 
-__all__ = ["WINDOW", "Diagnosis", "NoLogError", "Run", "diagnose", "read_logs", "render", "write_page"]
+__all__ = ["WINDOW", "Diagnosis", "NoLogError", "Run", "diagnose", "read_logs", "render"]

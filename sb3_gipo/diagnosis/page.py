@@ -1,12 +1,9 @@
 """Writes diagnoses as one HTML page that needs nothing else: styles, plots and text are in the file."""
 
 import base64
-import errno
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
-from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
@@ -39,24 +36,6 @@ def render(title: str, diagnoses: Sequence[Diagnosis], skipped: Sequence[str] = 
         embed=_embed,
         thresholds=questions,
     )
-
-
-def write_page(path: Path, page: str) -> None:
-    """
-    Written beside its place and moved there in one step: there is the old page or the new one, never half of one.
-
-    :param path: of the file; an existing one is replaced
-    :param page: its content
-    :raises OSError: where it cannot be written
-    """
-    if not path.name:
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _embed(svg: bytes) -> str:

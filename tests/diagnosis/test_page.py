@@ -10,10 +10,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from sb3_gipo.diagnosis import Diagnosis, diagnose, page, read_logs, render, write_page
+from sb3_gipo import pages
+from sb3_gipo.diagnosis import Diagnosis, diagnose, read_logs, render
 from sb3_gipo.diagnosis.facts import gather
 from sb3_gipo.diagnosis.logs import Curve, Run
 from sb3_gipo.diagnosis.plots import draw
+from sb3_gipo.pages import write_page
 from tests.diagnosis.written import GIPO, PPO, RISING, SLOW, run_of
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -203,7 +205,7 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: object) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr(page.os, "replace", fail)
+    monkeypatch.setattr(pages.os, "replace", fail)
     with pytest.raises(OSError, match="no room"):
         write_page(path, "new")
     monkeypatch.undo()

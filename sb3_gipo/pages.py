@@ -1,0 +1,35 @@
+"""Files that are there whole or not at all."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_page(path: Path, page: str) -> None:
+    """
+    Written beside its place and moved there in one step: there is the old page or the new one, never half of one.
+
+    :param path: of the file; an existing one is replaced
+    :param page: its content
+    :raises OSError: where it cannot be written
+    """
+    if not path.name:
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(page, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """
+    As :func:`write_page`, in standard JSON: numbers that are not finite are refused, every reader of JSON can read it.
+
+    :param path: of the file; an existing one is replaced
+    :param content: of lists, mappings, texts, numbers, truth values and ``None``
+    """
+    write_page(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,164 @@
+"""From the settings of a study file to an algorithm with its environments."""
+
+import importlib
+import inspect
+from functools import lru_cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+import sb3_gipo  # registers the ids of Meta-World
+from sb3_gipo.studies.checking import StudyError, suggestion
+
+# What a study decides itself.
+OURS = ("self", "policy", "env", "seed", "verbose", "tensorboard_log", "_init_setup_model", "monitor_wrapper")
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
+# Where the name of a class stands for the class.
+MODULES = {"activation_fn": "torch.nn", "optimizer_class": "torch.optim", "replay_buffer_class": "stable_baselines3"}
+LINEAR = "lin_"
+NOISE = "normal_"
+
+
+@lru_cache
+def _algorithms() -> dict[str, type[BaseAlgorithm]]:
+    """Those of SB3, sb3-contrib and ours, by name in small letters."""
+    found = {}
+    for package in ("stable_baselines3", "sb3_contrib", "sb3_gipo"):
+        try:
+            module = importlib.import_module(package)
+        except ImportError:
+            if package != "sb3_contrib":
+                raise
+            continue
+        for name, value in vars(module).items():
+            if inspect.isclass(value) and issubclass(value, BaseAlgorithm):
+                found[name.lower()] = value
+    return found
+
+
+def find_algorithm(name: str) -> type[BaseAlgorithm]:
+    """
+    :param name: of a class of SB3, sb3-contrib or this package in any letters, or ``package.module:Class``
+    :return: the class
+    :raises StudyError: where there is none
+    """
+    if ":" in name:
+        found = find_class(name, "")
+        if not (inspect.isclass(found) and issubclass(found, BaseAlgorithm)):
+            raise StudyError(f"{name!r} is not an algorithm: it must be a subclass of SB3's BaseAlgorithm.")
+        return found
+    known = _algorithms()
+    if name.lower() not in known:
+        names = sorted(each.__name__ for each in known.values())
+        more = "" if "trpo" in known else " sb3-contrib is not installed: pip install sb3-contrib."
+        raise StudyError(
+            f"There is no algorithm {name!r}.{suggestion(name, names)} Allowed: {', '.join(names)}, "
+            f"or package.module:Class.{more}"
+        )
+    return known[name.lower()]
+
+
+def find_class(name: str, module: str) -> Any:
+    """
+    :param name: of a class in the module, or ``package.module:Class``
+    :param module: its name
+    :return: the class
+    :raises StudyError: where there is none
+    """
+    place, _, attribute = name.rpartition(":")
+    place = place or module
+    try:
+        return getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise StudyError(f"There is no class {name!r}{f' in {module}' if module else ''} ({error}).") from error
+
+
+def path_of(algorithm: type) -> str:
+    """
+    :param algorithm: a class
+    :return: ``package.module:Class``
+    """
+    return f"{algorithm.__module__}:{algorithm.__qualname__}"
+
+
+def arguments_of(algorithm: type) -> dict[str, Any] | None:
+    """
+    :param algorithm: a class
+    :return: the arguments that a study may set, with their defaults; ``None`` where it takes any (``**kwargs``)
+    """
+    parameters = inspect.signature(algorithm.__init__).parameters  # type: ignore[misc]  # of a class, not of an instance
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return None
+    return {name: each.default for name, each in parameters.items() if name not in OURS}
+
+
+def resolve(settings: dict[str, Any], env: VecEnv, algorithm: type) -> dict[str, Any]:
+    """
+    :param settings: as they stand in the file
+    :param env: the algorithm will learn from
+    :param algorithm: its class
+    :return: arguments of the constructor: schedules, classes and noise in place of their names
+    :raises StudyError: for the name of something that is not there
+    """
+    resolved: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            resolved[key] = resolve(value, env, algorithm)
+        elif isinstance(value, str) and value.startswith(LINEAR) and key in SCHEDULES:
+            resolved[key] = LinearSchedule(_after(key, value, LINEAR), 0.0, 1.0)
+        elif isinstance(value, str) and key == "action_noise":
+            size = env.action_space.shape
+            if size is None or not isinstance(env.action_space, gym.spaces.Box):
+                raise StudyError(f"action_noise is {value!r}, but the actions {env.action_space} are not continuous.")
+            resolved[key] = NormalActionNoise(np.zeros(size), np.full(size, _after(key, value, NOISE)))
+        elif isinstance(value, str) and (key in MODULES or key.endswith("_class")):
+            resolved[key] = find_class(value, MODULES.get(key, ""))
+        elif isinstance(value, list) and key == "train_freq":
+            resolved[key] = tuple(value)
+        else:
+            resolved[key] = value
+    return resolved
+
+
+def _after(key: str, value: str, prefix: str) -> float:
+    try:
+        return float(value.removeprefix(prefix))
+    except ValueError:
+        raise StudyError(f"{key} is {value!r}; it must be a number or {prefix}NUMBER, such as {prefix}3e-4.") from None
+
+
+def make_envs(run: dict[str, Any]) -> tuple[VecEnv, VecEnv]:
+    """
+    :param run: configuration, as in ``run.json``
+    :return: environments to learn from, and those to be evaluated on: one for each episode of an evaluation (at most
+        ten), so that whatever happens in one episode, the next one has the same goal
+    """
+    task, normalize, evaluations = run["task"], run["normalize"], run["evaluations"]
+    env = make_vec_env(task["id"], run["n_envs"], seed=run["seed"], env_kwargs=task["kwargs"])
+    number = min(evaluations["episodes"], 10)
+    eval_env = make_vec_env(task["id"], number, seed=evaluations["seed"], env_kwargs=task["eval_kwargs"])
+    if normalize is not None:
+        env = VecNormalize(env, **normalize)
+        eval_env = VecNormalize(eval_env, **{**normalize, "training": False, "norm_reward": False})
+    return env, eval_env
+
+
+def make_model(run: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+    """
+    :param run: configuration, as in ``run.json``
+    :param env: to learn from
+    :return: the algorithm, nothing learnt yet
+    """
+    algorithm = find_algorithm(run["algorithm"]["class"])
+    settings = resolve(run["algorithm"]["settings"], env, algorithm)
+    model: BaseAlgorithm = algorithm(run["algorithm"]["policy"], env, seed=run["seed"], **settings)  # type: ignore[call-arg]
+    return model
+
+
+PACKAGE_VERSION = sb3_gipo.__version__

@@ -1,0 +1,144 @@
+"""The folder of a study: one folder for each run, and what lies in it."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sb3_gipo.pages import write_json
+from sb3_gipo.studies.checking import StudyError
+from sb3_gipo.studies.plan import Run, fingerprint
+
+RUNS = "runs"
+CONFIGURATION = "run.json"
+RECORD = "record.json"
+FAILURE = "failure.json"
+PROGRESS = "progress.json"
+LOG = "log.txt"
+LOCK = "lock"
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """
+    One process at a time in a folder. The system lets go of the lock when the process ends, however it ends.
+
+    :param folder: is made where there is none
+    :param wait: for the other to end; else refuse
+    :raises StudyError: where another process has it
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise StudyError(
+                f"Another sb3-gipo compare is at work in {str(folder)!r}. Wait for it or end it, or give another --folder. "
+                "--report shows how far it is."
+            ) from None
+        yield
+
+
+def place(folder: Path, run: Run) -> Path:
+    """
+    :param folder: of the study
+    :param run: of the study
+    :return: folder of the run
+    """
+    return folder / RUNS / run.slug
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """
+    :param path: of a file of ours
+    :return: its content; ``None`` where there is no such file
+    :raises StudyError: where it is not what we wrote
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StudyError(f"{str(path)!r} is damaged ({error}): delete its folder, and the run is made again.") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{str(path)!r} is damaged: delete its folder, and the run is made again.")
+    return content
+
+
+def record_of(folder: Path, run: Run) -> dict[str, Any] | None:
+    """
+    :param folder: of the study
+    :param run: of the study
+    :return: its record; ``None`` where it is not finished, or was made with other settings
+    """
+    record = read(place(folder, run) / RECORD)
+    return record if record is not None and record.get("fingerprint") == run.fingerprint else None
+
+
+def failure_of(folder: Path, run: Run) -> dict[str, Any] | None:
+    """
+    :param folder: of the study
+    :param run: of the study
+    :return: how it failed; ``None`` where it did not, or with other settings
+    """
+    failure = read(place(folder, run) / FAILURE)
+    return failure if failure is not None and failure.get("fingerprint") == run.fingerprint else None
+
+
+def prepare(folder: Path, runs: list[Run], *, retry: bool) -> list[Run]:
+    """
+    Write the configurations of the runs that are to be made.
+
+    :param folder: of the study
+    :param runs: of the study
+    :param retry: what failed is tried again, and records of other settings are replaced
+    :return: the runs that are neither finished nor failed
+    :raises StudyError: for records of other settings
+    """
+    others = [run for run in runs if (place(folder, run) / RECORD).exists() and record_of(folder, run) is None]
+    if others and not retry:
+        raise StudyError(_of_other_settings(folder, others))
+    waiting = []
+    for run in runs:
+        here = place(folder, run)
+        if record_of(folder, run) is not None or (failure_of(folder, run) is not None and not retry):
+            continue
+        here.mkdir(parents=True, exist_ok=True)
+        # the record last: killed in between, the next call still sees that it is one of other settings
+        for name in (PROGRESS, FAILURE, LOG, RECORD):
+            (here / name).unlink(missing_ok=True)
+        for leftover in here.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        write_json(here / CONFIGURATION, run.configuration)
+        waiting.append(run)
+    return waiting
+
+
+def fail(here: Path, configuration: dict[str, Any], error: str, lines: str) -> None:
+    """
+    :param here: folder of a run
+    :param configuration: of it
+    :param error: in a line
+    :param lines: the last it printed
+    """
+    write_json(here / FAILURE, {"fingerprint": fingerprint(configuration), "error": error, "last_lines": lines})
+
+
+def _of_other_settings(folder: Path, others: list[Run]) -> str:
+    here = place(folder, others[0])
+    old = read(here / CONFIGURATION) or {}
+    changed = ", ".join(_differences(old, others[0].configuration)) or "its record has another configuration"
+    return (
+        f"{len(others)} finished run{'s were' if len(others) > 1 else ' was'} made with other settings than the study has "
+        f"now, for example {here.name}: {changed}. Give a new --folder, or replace those records with --retry."
+    )
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        parts = [_differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key)) for key in keys]
+        return [line for part in parts for line in part]
+    return [] if old == new else [f"{where} was {old!r} and is {new!r}"]

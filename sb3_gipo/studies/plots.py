@@ -1,0 +1,217 @@
+"""Draws the curves of a study as SVG, with matplotlib's objects: nothing global is touched, no window is opened."""
+
+import io
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+
+from sb3_gipo.studies import statistics
+from sb3_gipo.studies.analysis import LEVELS, Band, RegimeAnalysis, sampling_of
+from sb3_gipo.studies.curves import Curves, Floats
+from sb3_gipo.studies.plan import Study
+
+# Told apart by the colour-blind (Okabe and Ito); dashes beyond.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":", "-.")
+GREY = "#6b7280"
+WIDTH, HEIGHT = 4.6, 3.0
+LOOK: dict[str, Any] = {
+    "font.size": 9,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": "#374151",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#4b5563",
+    "ytick.color": "#4b5563",
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",  # letters, not outlines: a tenth of the size, and they can be searched
+    "font.family": ["sans-serif"],
+}
+
+
+class Picture(NamedTuple):
+    """
+    :param name: of its file
+    :param title: of the plot
+    :param alt: what it shows, for who cannot see it
+    :param svg: the drawing
+    """
+
+    name: str
+    title: str
+    alt: str
+    svg: str
+
+
+def looks_of(study: Study) -> dict[str, dict[str, Any]]:
+    """
+    :param study: that was read
+    :return: of each contestant its colour and dashes, the same in all plots
+    """
+    return {
+        each.name: {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[k // len(COLOURS) % len(DASHES)]}
+        for k, each in enumerate(study.contestants)
+    }
+
+
+def draw_task(study: Study, analysis: RegimeAnalysis, task: str) -> Picture | None:
+    """
+    :param study: that was read
+    :param analysis: of a regime
+    :param task: its name
+    :return: learning curves, and success where the environment tells of it; ``None`` without a finished run
+    """
+    curves = {name: its[task] for name, its in analysis.curves.items() if task in its}
+    if not curves:
+        return None
+    succeeds = {name: each for name, each in curves.items() if each.successes is not None}
+    with style.context(LOOK, after_reset=True):
+        figure = Figure(figsize=(WIDTH * (2 if succeeds else 1), HEIGHT), layout="constrained")
+        axes = figure.subplots(1, 2 if succeeds else 1, squeeze=False)[0]
+        _fans(axes[0], study, curves, {name: each.returns for name, each in curves.items()})
+        axes[0].set_ylabel("return of an episode")
+        target = _target(study, analysis, task)
+        if target is not None:
+            axes[0].axhline(target, color=GREY, linewidth=1, linestyle=":", zorder=1)
+        if succeeds:
+            _fans(axes[1], study, succeeds, {name: each.successes for name, each in succeeds.items()})  # type: ignore[misc]
+            axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes[1].set_ylim(-0.03, 1.03)
+            axes[1].set_ylabel("episodes with success")
+        axes[0].legend(loc="best")
+        ends = "; ".join(f"{name} ends at {its.final.point:.4g}" for name, its in analysis.tasks[task].items())
+        dotted = "" if target is None else f" Dotted: {study.baseline}'s result, {target:.4g}."
+        what = "return over environment steps, interquartile mean over seeds with its interval, thin lines single runs"
+        alt = f"{task}: {what}. {ends}.{dotted}"
+        return _picture(figure, f"{analysis.regime}-{task}", task, alt)
+
+
+def draw_aggregate(study: Study, analysis: RegimeAnalysis) -> Picture | None:
+    """
+    :param study: that was read
+    :param analysis: of a regime
+    :return: the score over all tasks against steps, gradient steps and time
+    """
+    if not analysis.bands:
+        return None
+    looks = looks_of(study)
+    budgets = {task.steps for task in study.tasks if task.name in analysis.counted}
+    with style.context(LOOK, after_reset=True):
+        figure = Figure(figsize=(WIDTH * 2.6, HEIGHT), layout="constrained")
+        axes = figure.subplots(1, 3, sharey=True)
+        for name, band in analysis.bands.items():
+            first = band.steps if len(budgets) == 1 else band.share
+            for each, x in zip(axes, (first, band.gradient_steps, band.seconds / 60), strict=True):
+                _fan(each, x, band, name, looks[name])
+        axes[0].set_ylabel("score (0: low, 1: high of the task)")
+        labels = ("environment steps" if len(budgets) == 1 else "part of the budget", "gradient steps", "minutes of training")
+        for each, label in zip(axes, labels, strict=True):
+            each.set_xlabel(label)
+            if label != "minutes of training":
+                each.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if len(budgets) > 1:
+            axes[0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes[0].legend(loc="best")
+        ends = "; ".join(f"{name} ends at {band.score[-1]:.3f}" for name, band in analysis.bands.items())
+        alt = f"Score over environment steps, gradient steps and minutes: interquartile mean over tasks and seeds. {ends}."
+        return _picture(figure, f"{analysis.regime}-aggregate", "All tasks together", alt)
+
+
+def draw_profiles(study: Study, analysis: RegimeAnalysis) -> Picture | None:
+    """
+    :param study: that was read
+    :param analysis: of a regime
+    :return: performance profiles
+    """
+    if not analysis.profiles:
+        return None
+    looks = looks_of(study)
+    with style.context(LOOK, after_reset=True):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        for name, (points, low, high) in analysis.profiles.items():
+            axes.plot(LEVELS, points, label=name, **looks[name])
+            axes.fill_between(LEVELS, low, high, color=looks[name]["color"], alpha=0.15, linewidth=0)
+        axes.set_xlabel("score at the end (0: low, 1: high of the task)")
+        axes.set_ylabel("runs above that score")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.legend(loc="best")
+        said = "; ".join(f"{name}: {its[0][25]:.0%} above 0.5" for name, its in analysis.profiles.items())
+        alt = f"Part of the runs above a score. {said}."
+        return _picture(figure, f"{analysis.regime}-profile", "Performance profile", alt)
+
+
+def draw_improvement(study: Study, analysis: RegimeAnalysis) -> Picture | None:
+    """
+    :param study: that was read
+    :param analysis: of a regime
+    :return: probability that a run of the candidate beats one of each other contestant
+    """
+    if not analysis.improvement:
+        return None
+    looks = looks_of(study)
+    with style.context(LOOK, after_reset=True):
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.45 * len(analysis.improvement)), layout="constrained")
+        axes = figure.subplots()
+        for row, (name, its) in enumerate(analysis.improvement.items()):
+            each = its["final"]
+            axes.plot([each.low, each.high], [row, row], color=looks[name]["color"], linewidth=5, alpha=0.4)
+            axes.plot([each.point], [row], marker="o", color=looks[name]["color"])
+        axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
+        axes.set_yticks(range(len(analysis.improvement)), list(analysis.improvement))
+        axes.set_ylim(-0.6, len(analysis.improvement) - 0.4)
+        axes.invert_yaxis()
+        axes.set_xlim(-0.02, 1.02)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xlabel(f"{study.candidate} ends higher than")
+        said = "; ".join(f"{name}: {its['final'].point:.0%}" for name, its in analysis.improvement.items())
+        alt = f"How often a run of {study.candidate} ends higher than one of the other, with the interval. {said}."
+        return _picture(figure, f"{analysis.regime}-improvement", "Probability of improvement", alt)
+
+
+def _target(study: Study, analysis: RegimeAnalysis, task: str) -> float | None:
+    found = analysis.savings.get(study.candidate)
+    targets = [] if found is None else [each.target for each in found.tasks if each.task == task]
+    return targets[0] if targets else None
+
+
+def _fans(axes: Axes, study: Study, curves: dict[str, Curves], values: dict[str, Floats]) -> None:
+    """For each contestant its runs as thin lines, their interquartile mean and its interval."""
+    looks, sampling = looks_of(study), sampling_of(study)
+    for name, each in values.items():
+        grid = curves[name].grid
+        for run in each:
+            axes.plot(grid, run, color=looks[name]["color"], linewidth=0.5, alpha=0.35)
+        score, low, high = statistics.iqm_band([each], sampling)
+        axes.plot(grid, score, label=name, **looks[name])
+        axes.fill_between(grid, low, high, color=looks[name]["color"], alpha=0.15, linewidth=0)
+    axes.set_xlabel("environment steps")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _fan(axes: Axes, x: Floats, band: Band, name: str, look: dict[str, Any]) -> None:
+    if not np.isfinite(x).all():
+        return
+    axes.plot(x, band.score, label=name, **look)
+    axes.fill_between(x, band.low, band.high, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
+    file = re.sub(r"[^a-zA-Z0-9.]+", "-", name).strip("-").lower()
+    buffer = io.StringIO()
+    # names of clip paths come from this: on one page no two drawings may share them, and a second report is the same
+    with style.context({"svg.hashsalt": file}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    drawing = buffer.getvalue()
+    return Picture(file, title, alt, drawing[drawing.index("<svg") :])

@@ -1,0 +1,63 @@
+"""With what a run was made: versions and hardware."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import sb3_gipo
+
+PACKAGES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "metaworld", "mujoco")
+
+
+def versions() -> dict[str, str]:
+    """:return: of Python, the packages that are installed, this one and its commit where it is a clone"""
+    found = {"python": platform.python_version(), "sb3_gipo": sb3_gipo.__version__}
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", str(Path(sb3_gipo.__file__).parent))
+        found["sb3_gipo commit"] = commit + (" with changes" if changed else "")
+    found |= {package: version for package in PACKAGES if (version := _version(package))}
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def hardware() -> dict[str, Any]:
+    """:return: processor, cores that may be used, threads of torch, platform"""
+    import torch as th
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _processor(), "cores": cores, "threads": th.get_num_threads(), "platform": platform.platform()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(sb3_gipo.__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,236 @@
+"""The report of a study: ``report.md``, ``report.html``, ``summary.json`` and the plots."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_gipo.pages import write_json, write_page
+from sb3_gipo.studies import blocks, plots
+from sb3_gipo.studies.analysis import RegimeAnalysis, analyse
+from sb3_gipo.studies.blocks import Banner, Block, Bullets, Code, Heading, Paragraph
+from sb3_gipo.studies.plan import ONLY_REGIME, Study
+from sb3_gipo.studies.results import Results, bounds_of, load
+from sb3_gipo.studies.tables import (
+    aggregate_table,
+    improvement_table,
+    logged_table,
+    made_with,
+    savings_table,
+    settings_table,
+    stability_table,
+    success_table,
+    task_table,
+)
+from sb3_gipo.studies.verdict import Verdict, verdict
+
+PLOTS = "plots"
+
+
+class Report(NamedTuple):
+    """
+    :param results: that it is of
+    :param analyses: of each regime
+    :param verdicts: of each regime
+    """
+
+    results: Results
+    analyses: dict[str, RegimeAnalysis]
+    verdicts: dict[str, Verdict]
+
+
+def write_report(study: Study, folder: Path, command: str) -> Report:
+    """
+    :param study: that was read
+    :param folder: of it
+    :param command: that repeats it
+    :return: what was written
+    """
+    results = load(study, folder)
+    analyses = {regime: analyse(study, results, regime) for regime in study.regimes}
+    report = Report(results, analyses, {regime: verdict(study, each) for regime, each in analyses.items()})
+    content = list(_blocks(study, report, command))
+    (folder / PLOTS).mkdir(exist_ok=True)
+    for block in content:
+        if isinstance(block, plots.Picture):
+            write_page(folder / PLOTS / f"{block.name}.svg", block.svg)
+    write_page(folder / "report.md", blocks.markdown(content, PLOTS))
+    write_page(folder / "report.html", blocks.page(f"Comparison: {study.path.stem}", content))
+    write_json(folder / "summary.json", summary(study, report))
+    return report
+
+
+def _blocks(study: Study, report: Report, command: str) -> Iterator[Block]:
+    many = len(study.regimes) > 1
+    yield Heading(1, f"Comparison: {study.path.stem}")
+    for regime, found in report.verdicts.items():
+        yield Banner(found.outcome, f"{f'In {regime}: ' if many else ''}{found.short}")
+    yield from _gaps(report.results)
+    yield from _compared(study, report.results)
+    for regime, analysis in report.analyses.items():
+        if many or regime != ONLY_REGIME:
+            yield Heading(2, f"Regime: {regime}")
+        yield from _regime(study, analysis)
+    yield Heading(2, "What is missing")
+    yield from _missing(report)
+    yield Heading(2, "How to repeat it")
+    yield Code(command)
+    yield Paragraph("Records of single runs are in runs/, all numbers of this report in summary.json.", "soft")
+    yield Heading(2, "Decision")
+    for regime, found in report.verdicts.items():
+        yield Banner(found.outcome, f"{f'In {regime}: ' if many else ''}{found.text}")
+
+
+def _gaps(results: Results) -> Iterator[Block]:
+    gaps: dict[str, Sequence[object]] = {
+        "failed": results.failures,
+        "not finished": results.missing,
+        "of other settings": results.other,
+    }
+    if any(gaps.values()):
+        said = ", ".join(f"{len(runs)} {what}" for what, runs in gaps.items() if runs)
+        yield Paragraph(f"This report is not of all runs: {said}. They are listed below.")
+
+
+def _compared(study: Study, results: Results) -> Iterator[Block]:
+    rule, sampling = study.decision, study.statistics
+    yield Heading(2, "What was compared")
+    yield settings_table(study)
+    bounds = []
+    for task in study.tasks:
+        low, high = bounds_of(study, task, results)
+        how = "" if task.bounds else ", the lowest and highest of this study"
+        bounds.append(
+            f"{task.name} ({task.id}): {task.steps:,} environment steps; score 0 is a return of {low:g}, 1 of {high:g}{how}"
+        )
+    yield Bullets(bounds)
+    yield Paragraph(
+        f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))}). {study.evaluations.number} evaluations of "
+        f"{study.evaluations.episodes} episodes each, and one at step 0, with the deterministic policy, in every run "
+        f"and evaluation with the same seed ({study.evaluations.seed}), so with the same goals; Meta-World's are never "
+        f"trained on. A final result is the mean of the last {sampling.last} evaluations. Means over seeds and tasks are "
+        f"interquartile means (IQM). Intervals: {rule.confidence:.0%}, stratified bootstrap over seeds within each task, "
+        f"{sampling.reps:,} times."
+    )
+    yield from made_with(results)
+
+
+def _regime(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
+    if analysis.notes:
+        yield Bullets(analysis.notes)
+    yield from _together(study, analysis)
+    yield from _task_by_task(study, analysis)
+    if any(analysis.logged.values()):
+        yield Heading(3, "Lag and utilization")
+        yield logged_table(analysis)
+        yield Paragraph(
+            "Means over runs and over the second half of each, where it is logged. docs/metrics.md explains the keys.", "soft"
+        )
+    yield Heading(3, "Stability")
+    yield stability_table(analysis)
+    limits = study.statistics
+    yield Paragraph(
+        f"A run ran away if lag/abs_log_rho_p95 is above {limits.tail_limit:g} or train/approx_kl above {limits.kl_limit:g} "
+        "over the last fifth of its steps, or if one of them was not finite at any time.",
+        "soft",
+    )
+    away = [f"{name}: {each}" for name, its in analysis.stability.items() for each in its.ran_away]
+    if away:
+        yield Bullets(away)
+
+
+def _together(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
+    yield Heading(3, "All tasks together")
+    if analysis.aggregate:
+        yield aggregate_table(analysis)
+        yield Paragraph("Score: 0 is the low and 1 the high return of a task. Area: mean score over the whole run.", "soft")
+    for draw in (plots.draw_aggregate, plots.draw_profiles, plots.draw_improvement):
+        picture = draw(study, analysis)
+        if picture is not None:
+            yield picture
+    if analysis.improvement:
+        yield improvement_table(study, analysis)
+    if analysis.savings:
+        part = study.statistics.target
+        yield Heading(3, f"Steps to {'' if part == 1 else f'{part:.0%} of '}the result of {study.baseline}")
+        yield savings_table(study, analysis)
+        yield Paragraph(
+            f"Target: {'' if part == 1 else f'{part:.0%} of the rise from step 0 to the '}final result of {study.baseline} "
+            f"(IQM over seeds). Steps: first crossing of the IQM curve. Ratio: steps "
+            f"of {study.baseline} by steps of the other; never counts as 0. Nothing counts as faster than the first "
+            "evaluation.",
+            "soft",
+        )
+
+
+def _task_by_task(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
+    if analysis.success:
+        yield Heading(3, "Success")
+        yield success_table(study, analysis)
+        yield Paragraph("Part of the episodes, IQM over seeds. Halfway: at the end of the first half of the budget.", "soft")
+    yield Heading(3, "Task by task")
+    for task in study.tasks:
+        picture = plots.draw_task(study, analysis, task.name)
+        if picture is not None:
+            yield picture
+            yield task_table(study, analysis, task.name)
+
+
+def _missing(report: Report) -> Iterator[Block]:
+    results = report.results
+    lines = [f"{run.slug} failed: {error}" for run, error in results.failures]
+    lines += [f"{run.slug} is not finished" for run in results.missing]
+    lines += [f"{run.slug} was made with other settings than the study has now" for run in results.other]
+    yield Bullets(lines) if lines else Paragraph("Nothing: all runs are finished.")
+
+
+def summary(study: Study, report: Report) -> dict[str, Any]:
+    """
+    :param study: that was read
+    :param report: of it
+    :return: all numbers, as ``summary.json`` has them
+    """
+    results = report.results
+    return {
+        "format": 1,
+        "study": study.path.stem,
+        "baseline": study.baseline,
+        "candidate": study.candidate,
+        "seeds": list(study.seeds),
+        "decision_rule": vars(study.decision),
+        "statistics": vars(study.statistics),
+        "bounds": {task.name: plain(bounds_of(study, task, results)) for task in study.tasks},
+        "runs": {
+            "finished": sum(map(len, results.records.values())),
+            "failed": {run.slug: error for run, error in results.failures},
+            "missing": [run.slug for run in results.missing],
+            "of other settings": [run.slug for run in results.other],
+        },
+        "regimes": {
+            regime: {
+                "verdict": plain(report.verdicts[regime]),
+                **plain({k: v for k, v in vars(each).items() if k != "regime"}),
+            }
+            for regime, each in report.analyses.items()
+        },
+    }
+
+
+def plain(value: Any) -> Any:
+    """
+    :param value: of tuples with names, arrays, mappings and numbers
+    :return: as JSON knows it: ``"never"`` for infinity, ``None`` for what is not a number
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        return None if np.isnan(number) else ("never" if np.isinf(number) else number)
+    return value

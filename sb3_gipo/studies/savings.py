@@ -1,0 +1,118 @@
+"""How much data collection switching saves: steps to the baseline's result, the baseline's by the others', with intervals."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sb3_gipo.studies.curves import Curves, Floats, final, steps_to
+from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm, resampled
+
+
+class TaskSavings(NamedTuple):
+    """
+    :param task: its name
+    :param target: the baseline's result at the budget
+    :param baseline_steps: that the baseline needs to it
+    :param steps: that the contestant needs to it, ``inf``: never
+    :param ratio: the first by the second; 0: never
+    :param difference: of the final results, contestant - baseline, in units of the return
+    """
+
+    task: str
+    target: float
+    baseline_steps: Estimate
+    steps: Estimate
+    ratio: Estimate
+    difference: Estimate
+
+
+class Savings(NamedTuple):
+    """
+    :param tasks: one by one
+    :param ratio: interquartile mean over the tasks
+    :param saved_steps: in all tasks together, to the baseline's results
+    :param baseline_steps: in all tasks together
+    :param never: tasks on which the contestant does not reach the baseline's result; they count with ratio 0, and with the
+        whole budget in ``saved_steps``
+    """
+
+    tasks: tuple[TaskSavings, ...]
+    ratio: Estimate
+    saved_steps: Estimate
+    baseline_steps: Estimate
+    never: tuple[str, ...]
+
+
+class _Samples(NamedTuple):
+    """Of one task: row 0 is of the runs themselves, the others of the bootstrap, ``[1 + reps]`` each."""
+
+    target: Floats
+    baseline: Floats
+    steps: Floats
+    ratio: Floats
+    saved: Floats
+    difference: Floats
+
+
+def savings(
+    baseline: Mapping[str, Curves],
+    contestant: Mapping[str, Curves],
+    tasks: Sequence[str],
+    last: int,
+    sampling: Sampling,
+    part: float = 1.0,
+) -> Savings:
+    """
+    The target of a task is the baseline's final result (interquartile mean over its seeds); a contestant reaches it where the
+    interquartile mean of its curves crosses it first. The bootstrap draws the seeds of each contestant on each task and does
+    all of this again: the target, the crossings, their ratio and the mean over the tasks.
+
+    :param baseline: its runs on each task
+    :param contestant: its runs on each task
+    :param tasks: to count
+    :param last: evaluations whose mean is the final result
+    :param sampling: of the bootstrap
+    :param part: of the baseline's rise, from its mean at step 0 to its final result, that is the target
+    :return: what switching from the baseline to the contestant saves
+    """
+    generator = sampling.generator()
+    all_samples = {task: _sample(baseline[task], contestant[task], last, part, sampling, generator) for task in tasks}
+
+    def told(samples: Floats) -> Estimate:
+        return estimate(samples[0], samples[1:], sampling.confidence)
+
+    parts = tuple(
+        TaskSavings(
+            task, float(each.target[0]), told(each.baseline), told(each.steps), told(each.ratio), told(each.difference)
+        )
+        for task, each in all_samples.items()
+    )
+    together = list(all_samples.values())
+    return Savings(
+        tasks=parts,
+        ratio=told(iqm(np.array([each.ratio for each in together]))),
+        saved_steps=told(np.sum([each.saved for each in together], axis=0)),
+        baseline_steps=told(np.sum([each.baseline for each in together], axis=0)),
+        never=tuple(part.task for part in parts if np.isinf(part.steps.point)),
+    )
+
+
+def _sample(
+    baseline: Curves, contestant: Curves, last: int, part: float, sampling: Sampling, generator: np.random.Generator
+) -> _Samples:
+    grid = baseline.grid
+    curves = []
+    finals = []
+    for each in (baseline, contestant):
+        drawn = resampled(each.returns, sampling, generator)
+        curves.append(np.concatenate([iqm(each.returns)[None], iqm(drawn, axis=1)]))
+        finals.append(np.concatenate([iqm(final(each.returns, last))[None], iqm(final(drawn, last), axis=1)]))
+    start, budget = curves[0][:, 0], grid[-1]
+    target = finals[0] if part == 1 else start + part * (finals[0] - start)
+    # Crossings inside the first interval cannot be told from luck, and would make any ratio: the first evaluation counts.
+    baseline_steps = np.clip(steps_to(grid, curves[0], target), grid[1], budget)
+    steps = np.maximum(steps_to(grid, curves[1], target), grid[1])
+    ratio = np.where(np.isinf(steps), 0.0, baseline_steps / steps)
+    saved = baseline_steps - np.minimum(steps, budget)
+    return _Samples(target, baseline_steps, steps, ratio, saved, finals[1] - finals[0])

@@ -1,0 +1,274 @@
+"""The command: a study from its file to the report, killed and taken up again, with a contestant that fails."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sb3_gipo.cli import main
+from sb3_gipo.studies import conduct
+from sb3_gipo.studies import folder as room
+from sb3_gipo.studies.checking import StudyError
+from sb3_gipo.studies.command import compare
+from sb3_gipo.studies.conduct import Display
+from sb3_gipo.studies.plan import Run, Study
+from sb3_gipo.studies.probe import check_buildable
+from sb3_gipo.studies.reading import read_study
+from sb3_gipo.studies.report import write_report
+from sb3_gipo.studies.run_one import make
+from sb3_gipo.zoo.processes import Job
+from tests.studies.synthetic import line, record, study, write
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+steps: 512
+seeds: 1
+n_envs: 2
+evaluations: {number: 2, episodes: 2}
+statistics: {reps: 100}
+tasks: [CartPole-v1]
+algorithms:
+  GIPO: {algorithm: gipo, n_steps: 64, gradient_steps: 5}
+  Broken: {algorithm: "tests.studies.broken:BrokenPPO"}
+  PPO: {algorithm: ppo, n_steps: 64, n_epochs: 2}
+"""
+
+
+def command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "sb3_gipo", "compare", "tiny.yaml", "--folder", str(folder), "--jobs", "1"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def without_times(summary: dict[str, Any]) -> dict[str, Any]:
+    for analysis in summary["regimes"].values():
+        for band in analysis["bands"].values():
+            del band["seconds"]
+        for tasks in analysis["curves"].values():
+            for curves in tasks.values():
+                del curves["seconds"]
+    return summary
+
+
+@pytest.mark.slow
+def test_killed_and_taken_up_again(tmp_path: Path) -> None:
+    """
+    The parent is killed during the third run. That run ends by itself and leaves no record; the second call keeps what was
+    finished and what failed, makes that run again, and reports what a study reports that nobody disturbed.
+    """
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    tiny = read_study(tmp_path / "tiny.yaml")
+    gipo, broken, ppo = (tmp_path / "x" / room.RUNS / run.slug for run in tiny.runs())
+    parent = subprocess.Popen(command(Path("x")), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        wait_for((ppo / room.LOCK).exists)
+    finally:
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+    with room.locked(ppo, wait=True):  # comes free when the orphan has gone
+        finished = (gipo / room.RECORD).read_bytes(), (gipo / room.RECORD).stat().st_mtime_ns
+        assert (broken / room.FAILURE).exists()
+        assert not (ppo / room.RECORD).exists()
+
+    done = subprocess.run(command(Path("x")), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr  # one failed
+    assert "3 runs: 2 finished or failed before, 1 to do." in done.stdout
+    assert "PPO, seed 1: return" in done.stdout
+    assert "Runs missing from the report: 1 failed" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].startswith("Too early") or "witch" in done.stdout
+    assert ((gipo / room.RECORD).read_bytes(), (gipo / room.RECORD).stat().st_mtime_ns) == finished
+    failure = json.loads((broken / room.FAILURE).read_text())
+    assert failure["error"] == "RuntimeError: the gripper is on fire"
+    assert "broken.py" in failure["last_lines"]
+
+    for run in tiny.runs():  # the same, undisturbed
+        here = room.place(tmp_path / "y", run)
+        here.mkdir(parents=True)
+        (here / room.CONFIGURATION).write_text(json.dumps(run.configuration))
+        assert make(here) == (run.contestant == "Broken")
+    write_report(tiny, tmp_path / "y", "sb3-gipo compare tiny.yaml --folder x")
+    for kind in ("report.md", "summary.json"):
+        mine, its = ((tmp_path / name / kind).read_text() for name in ("x", "y"))
+        if kind == "summary.json":
+            assert without_times(json.loads(mine)) == without_times(json.loads(its))
+        else:
+            assert mine == its
+
+
+def known(tmp_path: Path) -> tuple[Path, Study]:
+    path = tmp_path / "known.yaml"
+    path.write_text(TINY)
+    return path, read_study(path)
+
+
+def test_report_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs nothing; without a folder there is nothing to report of."""
+    path, of = known(tmp_path)
+    assert main(["compare", str(path), "--folder", str(tmp_path / "x"), "--report"]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+    write(tmp_path / "x", of, lambda run: line(run, 300) if run.contestant in ("GIPO", "PPO") else None)
+    assert main(["compare", str(path), "--folder", str(tmp_path / "x"), "--report"]) == 1
+    printed = capsys.readouterr().out
+    assert "Runs missing from the report: 1 not finished" in printed
+    assert "Too early to say." in printed
+    assert (tmp_path / "x" / "report.html").is_file()
+
+
+def test_nothing_to_do(tmp_path: Path) -> None:
+    """A finished study is only reported; a record stays as it is."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    out = io.StringIO()
+    assert compare(path, tmp_path / "x", console=Console(file=out, width=200)) == 0
+    assert "3 runs: 3 finished or failed before, 0 to do." in out.getvalue()
+
+
+def test_records_of_other_settings(tmp_path: Path) -> None:
+    """Are not mixed with new ones: the change is told; with --retry they are made again."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    path.write_text(TINY.replace("gradient_steps: 5", "gradient_steps: 6"))
+    with pytest.raises(StudyError, match=r"1 finished run was made .*gradient_steps was 5 and is 6.*--folder.*--retry"):
+        compare(path, tmp_path / "x")
+    waiting = room.prepare(tmp_path / "x", read_study(path).runs(), retry=True)
+    assert [run.contestant for run in waiting] == ["GIPO"]
+    assert not (room.place(tmp_path / "x", waiting[0]) / room.RECORD).exists()
+
+
+def test_failures_wait_for_retry(tmp_path: Path) -> None:
+    """A failed run is not tried again by itself; one of other settings is forgotten."""
+    _, of = known(tmp_path)
+    runs = of.runs()
+    for run in runs:
+        room.place(tmp_path, run).mkdir(parents=True)
+    room.fail(room.place(tmp_path, runs[0]), runs[0].configuration, "no", "")
+    room.fail(room.place(tmp_path, runs[1]), {**runs[1].configuration, "seed": 9}, "no", "")
+    assert room.prepare(tmp_path, runs, retry=False) == runs[1:]
+    assert room.prepare(tmp_path, runs, retry=True) == runs
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    """A second call for the same folder is refused while the first is at work."""
+    path, _ = known(tmp_path)
+    with room.locked(tmp_path / "x"), pytest.raises(StudyError, match="Another sb3-gipo compare is at work"):
+        compare(path, tmp_path / "x")
+
+
+def test_damaged_records_are_told(tmp_path: Path) -> None:
+    """With what to do."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    (room.place(tmp_path / "x", of.runs()[0]) / room.RECORD).write_text("{")
+    with pytest.raises(StudyError, match=r"is damaged .*: delete its folder"):
+        compare(path, tmp_path / "x", report_only=True)
+
+
+def test_only(tmp_path: Path) -> None:
+    """Some algorithms or tasks; an unknown name is told."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300) if run.contestant == "PPO" else None)
+    out = io.StringIO()
+    compare(path, tmp_path / "x", only=["PPO", "CartPole-v1"], console=Console(file=out, width=200))
+    assert "1 runs: 1 finished or failed before, 0 to do." in out.getvalue()
+    with pytest.raises(StudyError, match=r"no 'PP0'.*Did you mean 'PPO'"):
+        compare(path, tmp_path / "x", only=["PP0"])
+
+
+def test_how_runs_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed is made again by the next call; one that ends without a word has failed, with what it printed."""
+    path, of = known(tmp_path)
+    gipo, broken, ppo = (room.place(tmp_path / "x", run) for run in of.runs())
+
+    def end(jobs: list[Job], at_once: int, look: Callable[[], None]) -> list[int]:
+        assert [job.log for job in jobs] == [here / room.LOG for here in (gipo, broken, ppo)]
+        assert at_once == 3
+        (broken / room.LOG).write_text("Segmentation fault")
+        (ppo / room.RECORD).write_text(json.dumps(record(of.runs()[2], [0.0, 1.0, 2.0])))
+        look()
+        return [-9, 2, 0]
+
+    monkeypatch.setattr(conduct, "run_all", end)
+    monkeypatch.setattr(conduct, "check_buildable", lambda runs: None)
+    out = io.StringIO()
+    assert compare(path, tmp_path / "x", jobs=3, console=Console(file=out, width=200)) == 1
+    assert "1 runs were killed from outside; the same command makes them again." in out.getvalue()
+    failure = json.loads((broken / room.FAILURE).read_text())
+    assert (failure["error"], failure["last_lines"]) == ("It ended with exit code 2", "Segmentation fault")
+    assert [run.contestant for run in room.prepare(tmp_path / "x", of.runs(), retry=False)] == ["GIPO"]
+
+
+def test_what_cannot_be_built_is_told_before_anything_runs() -> None:
+    """By task and contestant, once for the same error."""
+    wrong = study(
+        seeds=1,
+        algorithms={"SAC": {"algorithm": "sac"}, "PPO": {"algorithm": "ppo", "policy_kwargs": {"activation_fn": "Rleu"}}},
+    )
+    with pytest.raises(StudyError, match=r"(?s)Nothing was run.*- SAC: .*Discrete.*- PPO: .*Rleu") as told:
+        check_buildable(wrong.runs())
+    assert str(told.value).count("- SAC") == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(tmp_path: Path, terminal: bool) -> None:
+    """Bars on a terminal, lines elsewhere; failures are told on both."""
+    _, of = known(tmp_path)
+    runs = of.runs()
+    out = io.StringIO()
+    console = Console(file=out, width=200, force_terminal=terminal)
+
+    def finish(run: Run) -> None:
+        (room.place(tmp_path, run) / room.RECORD).write_text(json.dumps(record(run, [0.0, 2.0, 7.0])))
+
+    for run in runs:
+        room.place(tmp_path, run).mkdir(parents=True)
+    with Display(tmp_path, runs, console) as display:
+        (room.place(tmp_path, runs[0]) / room.PROGRESS).write_text('{"steps": 256, "last_return": 12.3456}')
+        display.look()
+        finish(runs[0])
+        room.fail(room.place(tmp_path, runs[1]), runs[1].configuration, "ValueError: no", "")
+        display.look()
+    printed = out.getvalue()
+    assert "CartPole-v1, Broken, seed 1: failed: ValueError: no" in printed
+    assert ("CartPole-v1, GIPO, seed 1: return 7 in 1 s" in printed) is not terminal
+
+
+def test_what_is_missing_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """rliable, which is needed at the end; a place that can be written to."""
+    path, _ = known(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["compare", str(path), "--folder", str(tmp_path / "file" / "x")]) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    assert main(["compare", str(path), "--folder", str(tmp_path / "x")]) == 2
+    assert "compare needs rliable" in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command is listed and explains itself; a wrong number of jobs is refused."""
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "--retry" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["compare", "x.yaml", "--jobs", "0"])
+    assert main(["compare", "nowhere.yaml"]) == 2
+    assert "cannot be read" in capsys.readouterr().err

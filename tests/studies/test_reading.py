@@ -1,0 +1,169 @@
+"""A study file: what it means, and what is said of one that will not do."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sb3_gipo.studies.checking import StudyError, as_number
+from sb3_gipo.studies.plan import Study
+from sb3_gipo.studies.reading import make_study, read_study
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "compare.yaml"
+PAGE = ROOT / "docs" / "compare.md"
+SMALL = """
+steps: 2e5
+seeds: 3
+n_envs: 4
+tasks: [MetaWorld/reach-v3, {id: HalfCheetah-v5, low: 0, high: 5000, steps: 1000}]
+algorithms:
+  GIPO: &gipo {algorithm: gipo, sigma: 3e-1}
+  clip: {<<: *gipo, surrogate: ppo_clip, regimes: false}
+  PPO tuned: {algorithm: ppo, learning_rate: lin_3e-4, gamma: 0.9, n_envs: 2}
+  SAC: {algorithm: sb3_contrib.tqc.tqc:TQC, normalize: false, buffer_size: 1e5}
+"""
+
+
+def changed(**changes: Any) -> Study:
+    return make_study(Path("s.yaml"), {**yaml.safe_load(SMALL), **changes})
+
+
+def test_what_it_means(tmp_path: Path) -> None:
+    """Defaults, spaced seeds, numbers that YAML takes for texts, goals of evaluation, gamma of the normaliser."""
+    (tmp_path / "s.yaml").write_text(SMALL)
+    study = read_study(tmp_path / "s.yaml")
+    assert study.seeds == (1, 1001, 2001)
+    assert (study.baseline, study.candidate) == ("PPO tuned", "GIPO")
+    reach, cheetah = study.tasks
+    assert (reach.name, reach.kwargs, reach.eval_kwargs) == (
+        "reach-v3",
+        {"stagger": True},
+        {"split": "eval", "stagger": False},
+    )
+    assert (reach.bounds, reach.steps, cheetah.steps) == ((0.0, 5000.0), 200_000, 1000)
+    gipo, clip, ppo, tqc = study.contestants
+    assert gipo.settings == {"sigma": 0.3}
+    assert clip.settings == {"sigma": 0.3, "surrogate": "ppo_clip"}
+    assert (ppo.n_envs, ppo.normalize) == (2, {"norm_obs": True, "norm_reward": True, "gamma": 0.9})
+    assert (tqc.label, tqc.normalize, tqc.settings) == ("TQC", None, {"buffer_size": 100_000})
+    assert study.grid(reach)[:2] == [10_000, 20_000]
+    assert len(study.runs()) == 3 * 2 * 4
+    assert len({run.slug for run in study.runs()}) == 24
+
+
+def test_runs_of_a_seed_come_before_those_of_the_next() -> None:
+    """So that an early report has something of everything."""
+    assert [run.seed for run in changed().runs()] == [1] * 8 + [1001] * 8 + [2001] * 8
+
+
+def test_regimes() -> None:
+    """Of ours by name, or settings of one's own; who does not take part keeps its settings."""
+    algorithms = yaml.safe_load(SMALL)["algorithms"]
+    gipo = {name: algorithms[name] for name in ("GIPO", "clip")}
+    study = changed(algorithms=gipo, regimes=["fresh", "stale"])
+    (fresh, _), (stale, clip) = (
+        [run.configuration for run in study.runs() if (run.regime, run.task, run.seed) == (name, "reach-v3", 1)]
+        for name in ("fresh", "stale")
+    )
+    assert (fresh["n_envs"], stale["n_envs"], clip["n_envs"]) == (16, 2, 4)
+    assert fresh["algorithm"]["settings"] == {**stale["algorithm"]["settings"]}
+    assert "n_steps" not in clip["algorithm"]["settings"]
+    own = changed(algorithms=gipo, regimes={"mine": {"n_steps": "1e2", "gamma": 0.5}})
+    (run, *_) = own.runs()
+    assert run.configuration["algorithm"]["settings"]["n_steps"] == 100
+    assert run.configuration["normalize"]["gamma"] == 0.5
+    assert run.slug == "reach-v3--mine--gipo--seed-1"
+
+
+def test_the_fingerprint_is_of_what_a_run_does() -> None:
+    """Not of what is done with its record."""
+    first = changed().runs()[0].fingerprint
+    assert changed(decision={"at_least": 2}, statistics={"reps": 500}, seeds=[1, 7]).runs()[0].fingerprint == first
+    assert changed(evaluations={"seed": 1}).runs()[0].fingerprint != first
+    assert changed(n_envs=2).runs()[0].fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"step": 3}, "no 'step'. Allowed: steps, seeds, .* Did you mean 'steps'?"),
+        ({"steps": "many"}, "steps is 'many'; it must be a number of at least 1"),
+        ({"steps": 1.5}, "steps is 1.5; it must be a whole number"),
+        ({"seeds": [1, 1]}, r"seeds is \[1, 1\]; it must be a number of seeds, or a list of different ones"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"tasks": []}, "tasks is .*list of gym ids"),
+        ({"tasks": [{"id": "A-v0", "hihg": 2}]}, "a task has no 'hihg'.*Did you mean 'high'"),
+        ({"tasks": [{"id": "A-v0", "high": 2}]}, "A-v0 has one of low and high: give both"),
+        ({"tasks": [{"id": "A-v0", "high": 2, "low": 3}]}, "low must be below high"),
+        ({"tasks": ["A-v0", "A-v0"]}, "Two of the tasks would share"),
+        ({"tasks": [{"name": "x"}]}, "the id of a task is None"),
+        ({"algorithms": {"A": {}}}, "'A' in algorithms does not say which"),
+        ({"algorithms": {"A": {"algorithm": "gpio"}}}, "no algorithm 'gpio'. Did you mean 'GIPO'?.*Allowed: A2C"),
+        ({"algorithms": {"A": {"algorithm": "os:path"}}}, "'os:path' is not an algorithm"),
+        ({"algorithms": {"A": {"algorithm": "nowhere.at:All"}}}, "no class 'nowhere.at:All'"),
+        ({"algorithms": {"A": {"algorithm": "ppo", "n_step": 3}}}, "'A' .PPO. has no 'n_step'.*Did you mean 'n_steps'"),
+        ({"algorithms": {"A": {"algorithm": "ppo", "seed": 3}}}, "'A' .PPO. has no 'seed'"),
+        ({"algorithms": {"A": {"algorithm": "ppo"}, "a": {"algorithm": "a2c"}}}, "Two of the algorithms would share"),
+        ({"algorithms": {1: {"algorithm": "ppo"}}}, "a name in algorithms is 1; it must be a text"),
+        ({"baseline": "PPO"}, "baseline has no 'PPO'. Allowed: GIPO, clip, PPO tuned, SAC"),
+        ({"normalize": "yes"}, "normalize of 'GIPO' is 'yes'; it must be a mapping"),
+        ({"normalize": {"norm_rew": 1}}, "Did you mean 'norm_reward'"),
+        ({"evaluations": {"episode": 3}}, "Did you mean 'episodes'"),
+        ({"evaluations": {"number": 0}}, "number in evaluations is 0"),
+        ({"statistics": {"last": 21}}, "last in statistics is 21; it must be at most the number of evaluations, 20"),
+        ({"decision": {"confidence": 95}}, "confidence in decision is 95; it must be a number of at least 0.5, at most 0.999"),
+        ({"decision": {"money_per_hour": 3}}, "money_per_hour but not steps_per_hour"),
+        ({"regimes": ["stael"]}, "stael.*'fresh', 'stale'"),
+        ({"regimes": {"mine": {"sigm": 1}}}, "The regime 'mine' sets 'sigm'; 'GIPO' .GIPO. has no such setting"),
+        ({"regimes": ["stale"]}, "'PPO tuned' .PPO. has no such setting.*regimes: false"),
+    ],
+)
+def test_what_will_not_do(changes: dict[str, Any], said: str) -> None:
+    """What was given, what is allowed, what to do."""
+    with pytest.raises(StudyError, match=f"(?s){said}"):
+        changed(**changes)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    """Missing, not YAML, a name given twice, nothing in it."""
+    path = tmp_path / "s.yaml"
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_study(path)
+    path.write_text("a: [")
+    with pytest.raises(StudyError, match="is not YAML"):
+        read_study(path)
+    path.write_text(SMALL + "  SAC: {algorithm: sac}\n")
+    with pytest.raises(StudyError, match="'SAC' stands twice"):
+        read_study(path)
+    path.write_text("")
+    with pytest.raises(StudyError, match="the study is None; it must be a mapping"):
+        read_study(path)
+    path.write_text("steps: 3")
+    with pytest.raises(StudyError, match="says nothing of 'tasks'"):
+        read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [("3e-4", 3e-4), ("1e6", 1_000_000), ("200_000", 200_000), ("lin_1", "lin_1"), ("", ""), (True, True), ("1.0", 1.0)],
+)
+def test_numbers(given: Any, number: Any) -> None:
+    """Whole ones stay whole."""
+    assert as_number(given) == number
+    assert type(as_number(given)) is type(number)
+
+
+def test_the_example_is_a_study() -> None:
+    """It can be read, and asks for what the documentation says."""
+    study = read_study(EXAMPLE)
+    assert {each.label for each in study.contestants} >= {"GIPO", "PPO"}
+
+
+def test_the_study_of_the_documentation() -> None:
+    """What the page shows is a study."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    study = make_study(Path("page.yaml"), yaml.safe_load(block))
+    assert (study.baseline, study.candidate) == ("PPO tuned", "GIPO")

@@ -1,0 +1,124 @@
+"""Steps saved, on curves whose answer is known, and the decision that follows."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sb3_gipo.studies.plan import Decision
+from sb3_gipo.studies.savings import savings
+from sb3_gipo.studies.statistics import Estimate, Sampling
+from sb3_gipo.studies.verdict import EARLY, STAY, SWITCH, decide
+from tests.studies.synthetic import curves
+
+SAMPLING = Sampling(reps=300)
+RISING = [0, 1, 2, 3, 4]  # at the steps 0, 25, 50, 75, 100
+
+
+def test_twice_as_fast() -> None:
+    """Identical seeds: the ratio is exactly 2 and its interval has no width."""
+    found = savings({"t": curves([RISING] * 3)}, {"t": curves([[0, 2, 4, 4, 4]] * 3)}, ["t"], 1, SAMPLING)
+    assert found.ratio == (2.0, 2.0, 2.0)
+    assert found.saved_steps == (50.0, 50.0, 50.0)
+    assert found.baseline_steps == (100.0, 100.0, 100.0)
+    (task,) = found.tasks
+    assert (task.target, task.steps.point, task.difference.point) == (4.0, 50.0, 0.0)
+    assert found.never == ()
+
+
+def test_between_two_evaluations() -> None:
+    """The target, the mean of the last two, is 3.5: 87.5 steps for the baseline, 43.75 for the other."""
+    found = savings({"t": curves([RISING])}, {"t": curves([[0, 2, 4, 4, 4]])}, ["t"], 2, SAMPLING)
+    assert found.ratio.point == pytest.approx(2.0)
+    assert found.tasks[0].steps.point == pytest.approx(43.75)
+
+
+def test_part_of_the_rise() -> None:
+    """Half of the way from step 0 to the result, 2 of 4."""
+    found = savings({"t": curves([RISING])}, {"t": curves([[0, 2, 3, 3, 3]])}, ["t"], 1, SAMPLING, 0.5)
+    assert (found.tasks[0].target, found.tasks[0].steps.point, found.ratio.point) == (2.0, 25.0, 2.0)
+
+
+def test_never() -> None:
+    """Counts as a ratio of 0, and as the whole budget in the steps; the baseline's own steps are known."""
+    found = savings({"t": curves([[0, 4, 4, 4, 4]] * 2)}, {"t": curves([[0, 1, 2, 3, 3]] * 2)}, ["t"], 1, SAMPLING)
+    assert found.ratio == (0.0, 0.0, 0.0)
+    assert math.isinf(found.tasks[0].steps.point)
+    assert found.saved_steps.point == 25 - 100
+    assert found.never == ("t",)
+    assert found.tasks[0].difference == (-1.0, -1.0, -1.0)
+
+
+def test_a_baseline_below_its_own_result() -> None:
+    """
+    At each of the last two evaluations one seed is at 9, the middle half at 0; of the means over both, two are at 4.5 and the
+    middle half at 2.25, where the curve never is: the baseline takes its budget.
+    """
+    baseline = curves([[0, 0, 0, 0, 9], [0, 0, 0, 9, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    (task,) = savings({"t": baseline}, {"t": curves([RISING])}, ["t"], 2, SAMPLING).tasks
+    assert (task.target, task.baseline_steps.point, task.steps.point) == (2.25, 100.0, 56.25)
+
+
+def test_nothing_is_faster_than_the_first_evaluation() -> None:
+    """Who begins above the target, or crosses it at once, cannot be told from luck."""
+    (task,) = savings({"t": curves([RISING])}, {"t": curves([[9, 9, 9, 9, 9]])}, ["t"], 1, SAMPLING).tasks
+    assert (task.steps.point, task.ratio.point) == (25.0, 4.0)
+
+
+def test_tasks_together() -> None:
+    """Interquartile mean of the ratios: of 1, 2, 4 and 0 (never) it is that of the middle two."""
+    fast = [[0, 4, 4, 4, 4]]
+    others = {"a": [RISING], "b": [[0, 2, 4, 4, 4]], "c": fast, "d": [[0, 0, 0, 0, 0]]}
+    baseline = {name: curves([RISING]) for name in others}
+    found = savings(baseline, {name: curves(each) for name, each in others.items()}, list(others), 1, SAMPLING)
+    assert [task.ratio.point for task in found.tasks] == [1.0, 2.0, 4.0, 0.0]
+    assert found.ratio.point == 1.5
+    assert found.saved_steps.point == 0 + 50 + 75 + 0
+    assert found.never == ("d",)
+
+
+def test_seeds_that_differ() -> None:
+    """The interval holds the point and is the same every time; with another state of the bootstrap it is another."""
+    generator = np.random.default_rng(0)
+    slow = [np.array(RISING) * scale for scale in generator.uniform(0.7, 1.3, 5)]
+    fast = [np.minimum(2 * np.array(RISING) * scale, 5) for scale in generator.uniform(0.7, 1.3, 5)]
+    arguments = ({"t": curves(slow)}, {"t": curves(fast)}, ["t"], 1)
+    found = savings(*arguments, SAMPLING)
+    assert found.ratio.low < found.ratio.point < found.ratio.high
+    assert found == savings(*arguments, SAMPLING)
+    assert found.ratio.low != savings(*arguments, Sampling(300, 0.95, 1)).ratio.low
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 100), st.sampled_from([0.5, 2.0, 16.0]), st.integers(-64, 64))
+def test_units_do_not_matter(seed: int, scale: float, shift: int) -> None:
+    """Neither the zero of the return nor its unit."""
+    generator = np.random.default_rng(seed)
+    one, two = (generator.integers(0, 40, size=(4, 5)).astype(float) for _ in range(2))
+    few = Sampling(reps=50)
+    plain = savings({"t": curves(one)}, {"t": curves(two)}, ["t"], 1, few)
+    moved = savings({"t": curves(scale * one + shift)}, {"t": curves(scale * two + shift)}, ["t"], 1, few)
+    np.testing.assert_allclose(plain.ratio, moved.ratio)
+    np.testing.assert_allclose(plain.saved_steps, moved.saved_steps)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 100), st.floats(0, 10))
+def test_a_better_candidate_saves_more(seed: int, up: float) -> None:
+    """Raising its curves lowers no ratio."""
+    generator = np.random.default_rng(seed)
+    one, two = (generator.random((3, 5)) for _ in range(2))
+    few = Sampling(reps=50)
+    before = savings({"t": curves(one)}, {"t": curves(two)}, ["t"], 1, few).ratio
+    after = savings({"t": curves(one)}, {"t": curves(two + up)}, ["t"], 1, few).ratio
+    assert all(late >= early - 1e-9 for early, late in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"), [(1.3, 2, SWITCH), (1.29, 9, EARLY), (0.5, 1.0, EARLY), (0.5, 0.99, STAY), (0, 0, STAY)]
+)
+def test_rule(low: float, high: float, outcome: str) -> None:
+    """Switch where the lower end is at least what was asked for, stay where the upper end is below 1."""
+    assert decide(Estimate((low + high) / 2, low, high), Decision(at_least=1.3)) == outcome
