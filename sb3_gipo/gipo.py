@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from sb3_gipo import settings
 from sb3_gipo.arguments import check_arguments
 from sb3_gipo.learner.batches import replay_source, rollout_batches, taken
+from sb3_gipo.learner.critic import scale_critic, separable, separate_critic
 from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.objective import NonFiniteUpdateError, ObjectiveSettings, SurrogateName
 from sb3_gipo.learner.replay_targets import ReplayTargets, Target, TargetSettings, compute_targets
@@ -40,6 +41,8 @@ SelfGIPO = TypeVar("SelfGIPO", bound="GIPO")
 REPLAY_WORK = 2
 # kl_coef=None, with replay: nothing else pulls the policy back when old data are used again and again.
 REPLAY_KL_COEF = 0.1
+# critic_lr_factor=None, with replay: a critic that lags behind wastes what the replay could teach.
+REPLAY_CRITIC_FACTOR = 3.0
 
 
 class GIPO(ReplayOnPolicyAlgorithm):
@@ -101,6 +104,9 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param old_threshold: Version gap above which a sample counts as old in the metrics
     :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities;
         ``None``: 0.1 with replay, 0 without
+    :param critic_lr_factor: The critic's own layers learn with so many times the learning rate, above 0;
+        ``None``: 3 with replay,
+        1 without, or where the optimizer has groups of its own
     :param compile: compile the gradient step and, on a CPU, the policy that acts (without gSDE, with a joint ratio): several
         times as fast with small networks, after a quarter of a minute that counts in no time but ``time/compile``; every step
         is the same up to rounding. Where that is not possible, training goes on uncompiled with a warning. While it acts,
@@ -159,6 +165,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         acting_lag: int = 0,
         old_threshold: int = 4,
         kl_coef: float | None = None,
+        critic_lr_factor: float | None = None,
         compile: bool = False,
         bf16: bool = False,
     ) -> None:
@@ -206,6 +213,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.acting_lag = acting_lag
         self.old_threshold = old_threshold
         self.kl_coef = kl_coef
+        self.critic_lr_factor = critic_lr_factor
         self.compile = compile
         self.bf16 = bf16
         self.policy_version = 0
@@ -225,6 +233,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         sigma_neg = None if self.sigma_neg is None else settings.trust_schedule("sigma_neg", self.sigma_neg)
         super()._setup_model()
         check_policy(self.policy, self.ratio_level, stores_actions=self._stores_rollouts)
+        self._critic_factor = self._choose_critic_factor()
+        separate_critic(self.policy, self._critic_factor)
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             if isinstance(self.clip_range_vf, (float, int)):
@@ -325,6 +335,15 @@ class GIPO(ReplayOnPolicyAlgorithm):
                 batch,
             )
         return True
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        scale_critic(self.policy.optimizer, self._critic_factor)
+
+    def _choose_critic_factor(self) -> float:
+        if self.critic_lr_factor is not None:
+            return self.critic_lr_factor
+        return REPLAY_CRITIC_FACTOR if self.replay_capacity is not None and separable(self.policy) else 1.0
 
     def _kl_coef(self) -> float:
         if self.kl_coef is not None:

@@ -3,7 +3,7 @@ Policies of GIPO: SB3's own, and the two questions GIPO asks them beyond what SB
 how likely is each of its dimensions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -25,9 +25,47 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_gipo.rollouts.recorder import BehaviourSample
 
-MlpPolicy = ActorCriticPolicy
-CnnPolicy = ActorCriticCnnPolicy
-MultiInputPolicy = MultiInputActorCriticPolicy
+
+class _CriticOptions(ActorCriticPolicy):
+    """
+    What GIPO's policies take beside the arguments of SB3's.
+
+    :param critic_layer_norm: layer normalisation after every linear layer of the critic's own network (``net_arch["vf"]``): it
+        keeps a wide critic from running away where it is fitted to the same data many times over
+    """
+
+    def __init__(self, *args: Any, critic_layer_norm: bool = False, **kwargs: Any) -> None:
+        self.critic_layer_norm = critic_layer_norm  # the networks are built by the constructor
+        super().__init__(*args, **kwargs)
+
+    def _build_mlp_extractor(self) -> None:
+        super()._build_mlp_extractor()
+        if self.critic_layer_norm:
+            layers = self.mlp_extractor.value_net
+            self.mlp_extractor.value_net = th.nn.Sequential(*_with_layer_norm(layers)).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "critic_layer_norm": self.critic_layer_norm}
+
+
+def _with_layer_norm(layers: Iterable[th.nn.Module]) -> Iterator[th.nn.Module]:
+    for layer in layers:
+        yield layer
+        if isinstance(layer, th.nn.Linear):
+            yield th.nn.LayerNorm(layer.out_features)
+
+
+class MlpPolicy(_CriticOptions, ActorCriticPolicy):
+    """SB3's, with the options of the critic."""
+
+
+class CnnPolicy(_CriticOptions, ActorCriticCnnPolicy):
+    """SB3's, with the options of the critic."""
+
+
+class MultiInputPolicy(_CriticOptions, MultiInputActorCriticPolicy):
+    """SB3's, with the options of the critic."""
+
 
 RatioLevel = Literal["joint", "dimension"]
 RATIO_LEVELS: tuple[RatioLevel, ...] = ("joint", "dimension")

@@ -23,7 +23,7 @@ from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.lagged import LaggedActing
 from sb3_gipo.learner.observed import ObservedUpdate
 from sb3_gipo.learner.replay_targets import Target
-from sb3_gipo.policies import RatioLevel, describe_actions, n_action_dimensions
+from sb3_gipo.policies import MlpPolicy, RatioLevel, describe_actions, n_action_dimensions
 from sb3_gipo.rollouts import replay_file
 from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.recorder import RolloutRecorder, StepGuard
@@ -105,7 +105,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
         if self._n_parameters() < settings.LARGE_NETWORK:  # as SB3, which does not look at the size
-            super()._maybe_recommend_cpu(mlp_class_name)
+            super()._maybe_recommend_cpu("MlpPolicy" if self.policy_class is MlpPolicy else mlp_class_name)
 
     def _n_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.policy.parameters())

@@ -71,7 +71,7 @@ class CompiledSteps:
         :return: the graph for these settings, compiled now if need be; ``None`` where there can be none
         """
         # a graph does not look at its arguments: what they are is part of the key
-        arguments = [optimization.values, *policy.buffers(), *_tensors(batch)]
+        arguments = [optimization.values, optimization.learning_rate, *policy.buffers(), *_tensors(batch)]
         key = layout(arguments), _static_part(how.objective, optimization.settings(), policy.training)
         if key not in self._graphs:
             start = time.perf_counter()
@@ -290,13 +290,13 @@ def _arguments(policy: ActorCriticPolicy, optimization: FlatAdam, how: StepSetti
     return [*optimization.state(), *numbers, *policy.buffers()]
 
 
-def _numbers(how: StepSettings, learning_rate: float, device: th.device) -> tuple[th.Tensor, th.Tensor]:
+def _numbers(how: StepSettings, learning_rate: th.Tensor, device: th.device) -> tuple[th.Tensor, th.Tensor]:
     """Coefficients of the objective, largest norm of the gradient and limit of the divergence; the learning rate."""
     limit = float("inf") if how.kl_limit is None else how.kl_limit
     coefficients = [float(getattr(how.objective, name)) for name in _coefficient_names(how.objective)]
     return (
         th.tensor([*coefficients, how.max_grad_norm, limit], dtype=th.float32, device=device),
-        th.tensor(learning_rate, dtype=th.float64, device=device),
+        learning_rate,
     )
 
 

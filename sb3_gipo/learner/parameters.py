@@ -88,11 +88,12 @@ class FlatAdam:
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self._optimizer = policy.optimizer
-        self._parameters: list[th.nn.Parameter] = self._optimizer.param_groups[0]["params"]
+        self._parameters: list[th.nn.Parameter] = list(policy.parameters())
         self._homes = [parameter.data for parameter in self._parameters]
         self.values = _join(self._homes)
         self.gradient, self.exp_avg, self.exp_avg_sq = (th.zeros_like(self.values) for _ in range(3))
         self.steps = th.zeros((), device=self.values.device)
+        self._stretches: list[tuple[int, slice]] = []
         if self.values.device.type == "cuda":  # a CUDA graph may change only what stays where it is
             for vector in self.state():
                 th._dynamo.mark_static_address(vector, guard=False)
@@ -125,10 +126,12 @@ class FlatAdam:
         :return: whether its optimizer is torch's Adam, as it comes, over all of its parameters
         """
         optimizer = policy.optimizer
-        if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
+        if type(optimizer) is not th.optim.Adam:
             return False
         group = optimizer.param_groups[0]
-        parameters: list[th.nn.Parameter] = group["params"]
+        others = [{**other, "params": None, "lr": None} for other in optimizer.param_groups]
+        parameters = list(policy.parameters())
+        optimized = [id(parameter) for each in optimizer.param_groups for parameter in each["params"]]
         # decay would move a parameter that has no gradient, which the optimizer leaves alone
         special = ("amsgrad", "maximize", "capturable", "differentiable", "weight_decay")
         hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer)
@@ -137,17 +140,32 @@ class FlatAdam:
         return (
             not hooked
             and not any(group[name] for name in special)
-            and not isinstance(group["lr"], th.Tensor)
-            and [id(parameter) for parameter in parameters] == [id(parameter) for parameter in policy.parameters()]
+            and all(other == others[0] for other in others)  # but for the learning rate
+            and not any(isinstance(each["lr"], th.Tensor) for each in optimizer.param_groups)
+            and sorted(optimized) == sorted(id(parameter) for parameter in parameters)
             and all(parameter.requires_grad and parameter.is_contiguous() for parameter in parameters)
             and len({(parameter.dtype, parameter.device) for parameter in parameters}) == 1
             and parameters[0].device.type in ("cpu", "cuda")
             and len(steps) == 1
         )
 
+    def _of_one_group(self) -> list[tuple[int, slice]]:
+        """Stretches of the vectors that belong to one group of the optimizer, with its index: one learning rate each."""
+        groups = self._optimizer.param_groups
+        index = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
+        stretches: list[tuple[int, slice]] = []
+        end = 0
+        for parameter in self._parameters:
+            start, end, group = end, end + parameter.numel(), index[id(parameter)]
+            if stretches and stretches[-1][0] == group:
+                start = stretches.pop()[1].start
+            stretches.append((group, slice(start, end)))
+        return stretches
+
     def __enter__(self) -> "FlatAdam":
         states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
         self.steps.fill_(float(states[0]["step"]) if states[0] else 0.0)
+        self._stretches = self._of_one_group()
         self._homes = [parameter.data for parameter in self._parameters]
         self._load(self.values, self._homes)
         for name, vector in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
@@ -218,15 +236,21 @@ class FlatAdam:
 
     @th.no_grad()
     def _adam(self, found_inf: th.Tensor | None = None) -> None:
+        for number, (index, part) in enumerate(self._stretches, start=1):
+            # torch counts the step with the parameters; all of ours have one count
+            steps = self.steps if number == len(self._stretches) else self.steps.clone()
+            self._adam_of(part, steps, self._optimizer.param_groups[index]["lr"], found_inf)
+
+    def _adam_of(self, part: slice, steps: th.Tensor, learning_rate: float, found_inf: th.Tensor | None) -> None:
         group = self._group
         beta1, beta2 = group["betas"]
         adam(
-            [self.values],
-            [self.gradient],
-            [self.exp_avg],
-            [self.exp_avg_sq],
+            [self.values[part]],
+            [self.gradient[part]],
+            [self.exp_avg[part]],
+            [self.exp_avg_sq[part]],
             [],
-            [self.steps],
+            [steps],
             foreach=False,
             fused=bool(group["fused"]) or found_inf is not None,
             found_inf=found_inf,
@@ -234,15 +258,19 @@ class FlatAdam:
             maximize=False,
             beta1=float(beta1),
             beta2=float(beta2),
-            lr=group["lr"],
+            lr=learning_rate,
             weight_decay=0.0,
             eps=group["eps"],
         )
 
     @property
-    def learning_rate(self) -> float:
-        """Of the day."""
-        return float(self._group["lr"])
+    def learning_rate(self) -> th.Tensor:
+        """Of the day, in float64: a scalar, or, where groups have their own, one for each number [P]."""
+        rates = th.tensor([float(group["lr"]) for group in self._optimizer.param_groups], dtype=th.float64)
+        if len(rates) == 1:
+            return rates[0].to(self.values.device)
+        sizes = th.tensor([part.stop - part.start for _, part in self._stretches])
+        return rates[[index for index, _ in self._stretches]].repeat_interleave(sizes).to(self.values.device)
 
     def settings(self) -> AdamSettings:
         """:return: what does not change from step to step"""

@@ -31,7 +31,7 @@ def adam(state: AdamState, gradient: th.Tensor, learning_rate: th.Tensor, how: A
 
     :param state: before the step
     :param gradient: of the loss [P]
-    :param learning_rate: scalar of type ``float64``
+    :param learning_rate: of type ``float64``, a scalar or one for each parameter [P]
     :param how: the rest
     :return: after the step
     """
@@ -40,6 +40,8 @@ def adam(state: AdamState, gradient: th.Tensor, learning_rate: th.Tensor, how: A
     exp_avg_sq = state.exp_avg_sq * how.beta2 + gradient * gradient * (1 - how.beta2)
     # in float64: 1 - 0.999 ** steps loses five digits otherwise
     step_size = learning_rate / (1 - how.beta1 ** steps.double())
+    if step_size.dim() > 0:  # a scalar leaves the type of the parameters alone
+        step_size = step_size.to(state.values.dtype)
     correction = (1 - how.beta2 ** steps.double()).sqrt()
     values = state.values - step_size * (exp_avg / (exp_avg_sq.sqrt() / correction + how.eps))
     return AdamState(values, exp_avg, exp_avg_sq, steps)

@@ -30,7 +30,7 @@ def train(policy: Any, kind: type, steps: int) -> list[float]:
 
 
 def state_of(policy: Any) -> list[Any]:
-    states = policy.optimizer.state_dict()["state"].values()
+    states = [state for _, state in sorted(policy.optimizer.state_dict()["state"].items())]
     moments = [state[name] for state in states for name in ("step", "exp_avg", "exp_avg_sq")]
     return [*policy.state_dict().values(), *moments]
 
@@ -128,8 +128,9 @@ def test_a_parameter_that_some_minibatches_do_not_reach() -> None:
         (lambda p: th.optim.AdamW(p), False),
         (lambda p: th.optim.SGD(p, lr=0.1), False),
         (lambda p: th.optim.Adam(p[1:]), False),
-        (lambda p: th.optim.Adam(p[::-1]), False),
-        (lambda p: th.optim.Adam([{"params": p[:1]}, {"params": p[1:]}]), False),
+        (lambda p: th.optim.Adam(p[::-1]), True),
+        (lambda p: th.optim.Adam([{"params": p[:1]}, {"params": p[1:], "lr": 0.1}]), True),
+        (lambda p: th.optim.Adam([{"params": p[:1]}, {"params": p[1:], "betas": (0.5, 0.9)}]), False),
     ],
 )
 def test_who_is_trained_as_vectors(optimizer: Any, suits: bool) -> None:
