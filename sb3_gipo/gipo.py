@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
-from sb3_gipo import settings
+from sb3_gipo import defaults, settings
 from sb3_gipo.arguments import check_arguments
 from sb3_gipo.learner.batches import replay_source, rollout_batches, taken
 from sb3_gipo.learner.critic import scale_critic, separable, separate_critic
@@ -37,13 +37,6 @@ from sb3_gipo.rollouts.types import ReplayBatch
 
 SelfGIPO = TypeVar("SelfGIPO", bound="GIPO")
 
-# gradient_steps=None: as many times PPO's minibatches for one rollout. Old data are worth more passes than they had.
-REPLAY_WORK = 2
-# kl_coef=None, with replay: nothing else pulls the policy back when old data are used again and again.
-REPLAY_KL_COEF = 0.1
-# critic_lr_factor=None, with replay: a critic that lags behind wastes what the replay could teach.
-REPLAY_CRITIC_FACTOR = 3.0
-
 
 class GIPO(ReplayOnPolicyAlgorithm):
     """
@@ -58,8 +51,10 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy or a class)
     :param env: The environment to learn from (if registered in Gym, can be str)
     :param learning_rate: The learning rate, or a function of the progress remaining (from 1 to 0)
-    :param n_steps: Steps to run for each environment per iteration; ``n_steps * n_envs`` must be greater than 1
-    :param batch_size: Minibatch size; while less than that is stored, all that is stored
+    :param n_steps: Steps to run for each environment per iteration; ``n_steps * n_envs`` must be greater than 1.
+        ``None``: PPO's 2048 without replay; with it 512 for all environments together
+    :param batch_size: Minibatch size; while less than that is stored, all that is stored. ``None``: PPO's 64 without
+        replay, 128 with it
     :param n_epochs: Without replay: passes over the rollout. With replay: sets the default of ``gradient_steps``
     :param gamma: Discount factor
     :param gae_lambda: Trace decay of GAE and of V-trace
@@ -78,7 +73,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param target_kl: Stop the update when the divergence from the policy at its start exceeds 1.5 times this
     :param stats_window_size: Number of episodes to average the reported success rate, length and reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
-    :param policy_kwargs: additional arguments to be passed to the policy on creation
+    :param policy_kwargs: additional arguments to be passed to the policy on creation. With a replay, and where they say
+        nothing of networks, ``net_arch={"pi": [64, 64], "vf": [256, 256]}, critic_layer_norm=True`` (not for images)
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: Seed for the pseudo random generators, the replay's own included
     :param device: Device (cpu, cuda, ...) on which the code should be run
@@ -91,9 +87,9 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param kernel: Shape of the trust weight: ``"gaussian"``, ``"laplacian"`` or ``"cauchy"``
     :param surrogate_kwargs: Further arguments of the surrogate, such as ``tau_neg`` of ``"sapo"``
     :param ratio_level: ``"joint"``: one ratio for an action; ``"dimension"``: one for each of its dimensions, losses added
-    :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts; ``None``: no replay, on-policy
-    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: twice as many as PPO takes. Where that
-        is less than what is stored, they are drawn from as many whole rollouts as it takes, chosen anew each time
+    :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts, at least 16,384; ``None``: no replay, on-policy
+    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: four times as many as PPO takes. Where
+        that is less than what is stored, they are drawn from as many whole rollouts as it takes, chosen anew each time
     :param target: ``"vtrace"``: values and ratios of the current policy; ``"gae"``: values of the current policy, no ratios;
         ``"stored"``: as computed at collection
     :param vtrace_rho_bar: Truncation of the ratio in V-trace's temporal difference, above 0
@@ -104,8 +100,9 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param old_threshold: Version gap above which a sample counts as old in the metrics
     :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities;
         ``None``: 0.1 with replay, 0 without
-    :param critic_lr_factor: The critic's own layers learn with so many times the learning rate, above 0;
-        ``None``: 3 with replay,
+    :param critic_lr_factor: The critic's own layers learn with so many times the learning rate, above 0, and have their
+        gradient clipped by itself;
+        ``None``: 10 with replay,
         1 without, or where the optimizer has groups of its own
     :param compile: compile the gradient step and, on a CPU, the policy that acts (without gSDE, with a joint ratio): several
         times as fast with small networks, after a quarter of a minute that counts in no time but ``time/compile``; every step
@@ -126,8 +123,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 3e-4,
-        n_steps: int = 2048,
-        batch_size: int = 64,
+        n_steps: int | None = None,
+        batch_size: int | None = None,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
@@ -173,7 +170,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
             policy,
             env,
             learning_rate=learning_rate,
-            n_steps=n_steps,
+            n_steps=n_steps,  # type: ignore[arg-type]  # ``None`` is replaced below
             gamma=gamma,
             gae_lambda=gae_lambda,
             ent_coef=ent_coef,
@@ -192,7 +189,10 @@ class GIPO(ReplayOnPolicyAlgorithm):
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        self.batch_size = batch_size
+        replay = replay_capacity is not None
+        if n_steps is None:
+            self.n_steps = defaults.n_steps(replay, self.n_envs if self.env is not None else 1)
+        self.batch_size = defaults.batch_size(replay) if batch_size is None else batch_size
         self.n_epochs = n_epochs
         self.clip_range = clip_range
         self.clip_range_vf = clip_range_vf
@@ -219,9 +219,9 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.policy_version = 0
         self.n_gradient_steps = 0
         if self.env is not None:
-            settings.check_minibatches(self.n_steps, self.env.num_envs, batch_size, normalize_advantage)
+            settings.check_minibatches(self.n_steps, self.env.num_envs, self.batch_size, normalize_advantage)
         elif normalize_advantage:
-            assert batch_size > 1, settings.BATCH_OF_ONE
+            assert self.batch_size > 1, settings.BATCH_OF_ONE
         if _init_setup_model:
             self._setup_model()
 
@@ -231,6 +231,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         check_arguments(self)
         sigma = settings.trust_schedule("sigma", self.sigma)
         sigma_neg = None if self.sigma_neg is None else settings.trust_schedule("sigma_neg", self.sigma_neg)
+        if self.replay_capacity is not None and self.policy_class in (MlpPolicy, MultiInputPolicy):
+            self.policy_kwargs = defaults.policy_kwargs(self.policy_kwargs)
         super()._setup_model()
         check_policy(self.policy, self.ratio_level, stores_actions=self._stores_rollouts)
         self._critic_factor = self._choose_critic_factor()
@@ -312,7 +314,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _n_gradient_steps(self) -> int:
         if self.gradient_steps is not None:
             return self.gradient_steps
-        return REPLAY_WORK * self.n_epochs * -(-self.n_steps * self.n_envs // self.batch_size)
+        return defaults.gradient_steps(self.n_epochs, self.n_steps * self.n_envs, self.batch_size)
 
     def _kl_limit(self) -> float | None:
         return None if self.target_kl is None else 1.5 * self.target_kl
@@ -343,12 +345,12 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _choose_critic_factor(self) -> float:
         if self.critic_lr_factor is not None:
             return self.critic_lr_factor
-        return REPLAY_CRITIC_FACTOR if self.replay_capacity is not None and separable(self.policy) else 1.0
+        return defaults.REPLAY_CRITIC_FACTOR if self.replay_capacity is not None and separable(self.policy) else 1.0
 
     def _kl_coef(self) -> float:
         if self.kl_coef is not None:
             return self.kl_coef
-        return 0.0 if self.replay_capacity is None else REPLAY_KL_COEF
+        return 0.0 if self.replay_capacity is None else defaults.REPLAY_KL_COEF
 
     def _objective_settings(self) -> ObjectiveSettings:
         return ObjectiveSettings(

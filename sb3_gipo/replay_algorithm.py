@@ -17,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_gipo import settings
+from sb3_gipo import defaults, settings
 from sb3_gipo.learner import checkpoint
 from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.lagged import LaggedActing
@@ -31,9 +31,6 @@ from sb3_gipo.rollouts.replay import RolloutReplayBuffer
 from sb3_gipo.rollouts.types import Rollout
 
 SelfReplayOnPolicyAlgorithm = TypeVar("SelfReplayOnPolicyAlgorithm", bound="ReplayOnPolicyAlgorithm")
-
-# replay_capacity="auto": this many rollouts
-AUTO_REPLAY_ROLLOUTS = 8
 
 
 class DeadEnvironmentError(RuntimeError, ValueError):
@@ -76,7 +73,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.replay_capacity is None:
             capacity = rollout_size
         else:
-            capacity = AUTO_REPLAY_ROLLOUTS * rollout_size if self.replay_capacity == "auto" else self.replay_capacity
+            capacity = defaults.replay_capacity(rollout_size) if self.replay_capacity == "auto" else self.replay_capacity
         replay = RolloutReplayBuffer(
             capacity,
             Normalizer(self.env).raw_space(self.observation_space),

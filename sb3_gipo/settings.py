@@ -139,7 +139,7 @@ def check_replay(capacity: object, gradient_steps: object, n_steps: int, n_envs:
     if _number(capacity) < rollout_size:  # type: ignore[operator]  # a number, as just checked
         raise ValueError(
             f"`replay_capacity` is {capacity}, less than one rollout: n_steps={n_steps} x n_envs={n_envs} = {rollout_size} "
-            "transitions. Raise it, collect fewer steps, or use 'auto' (8 rollouts) or None (no replay)."
+            "transitions. Raise it, collect fewer steps, or use 'auto' (at least 8 rollouts) or None (no replay)."
         )
     if _number(capacity) < batch_size:  # type: ignore[operator]  # a number, as just checked
         raise ValueError(f"`batch_size` {batch_size} is larger than all that is ever stored: `replay_capacity` is {capacity}.")

@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Layer of each room. A room imports rooms of lower layers and itself.
 LAYERS = {
     "ops": 0,
+    "defaults": 1,
     "settings": 1,
     "pages": 1,
     "rollouts": 1,

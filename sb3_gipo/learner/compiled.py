@@ -28,7 +28,7 @@ from sb3_gipo.learner.graphs import (
 from sb3_gipo.learner.objective import ObjectiveSettings, ObjectiveTerms, Slope, objective
 from sb3_gipo.learner.parameters import FlatAdam, Optimization
 from sb3_gipo.learner.step import EagerStep, Step, StepOutcome, StepSettings
-from sb3_gipo.ops.adam import AdamSettings, AdamState, adam
+from sb3_gipo.ops.adam import AdamSettings, AdamState, adam, clip_gradient
 from sb3_gipo.rollouts.types import ReplayBatch
 
 # What may follow a schedule. A coefficient of 0 stays a number: its term is left out.
@@ -178,6 +178,7 @@ class RecordedStep:
         buffers = [f"policy.{name}" for name, _ in policy.named_buffers()]
         parameters = [f"policy.{name}" for name, _ in policy.named_parameters()]
         module, adam_settings = _Objective(policy), optimization.settings()
+        stretches = optimization.clipped_stretches()
 
         def step(*tensors: th.Tensor) -> tuple[th.Tensor, ...]:
             state, (coefficients, learning_rate), rest = AdamState(*tensors[:4]), tensors[4:6], tensors[6:]
@@ -190,9 +191,8 @@ class RecordedStep:
             # modules that go by several names are one: with `tie_weights` torch would not put everything back
             terms, slope = functional_call(module, swapped, (_batch(batch, rest[len(buffers) :]), now), tie_weights=False)
             gradient = slope.gradient(values)
-            norm = th.linalg.vector_norm(gradient)
+            gradient, norm = clip_gradient(gradient, stretches, max_grad_norm)
             finite = th.isfinite(norm)
-            gradient = gradient * th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
             after = adam(state, gradient, learning_rate, adam_settings)
             beyond = terms.divergence() > kl_limit
             changes = finite & ~beyond
@@ -252,8 +252,8 @@ def _compile_and_compare(
         if any(gradient is None for gradient in gradients):
             raise ValueError("a parameter has no part in the loss.")
         gradient = th.cat([part.reshape(-1) for part in gradients if part is not None])
-        norm = th.linalg.vector_norm(gradient)
-        expected = adam(state, gradient * th.clamp(how.max_grad_norm / (norm + 1e-6), max=1.0), learning_rate, adam_settings)
+        clipped, norm = clip_gradient(gradient, optimization.clipped_stretches(), how.max_grad_norm)
+        expected = adam(state, clipped, learning_rate, adam_settings)
         applied = bool(th.isfinite(norm)) and not (how.kl_limit is not None and bool(terms.divergence() > how.kl_limit))
         after = expected if applied else AdamState(*(part.clone() for part in state))
         with put_back(state):

@@ -3,6 +3,8 @@
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+# Mark of a group of the optimizer whose gradient is clipped by itself.
+CLIPPED_APART = "clipped_apart"
 # The critic's own parts of SB3's policies; a shared features extractor is the actor's too.
 _PARTS = ("value_net", "mlp_extractor.value_net", "vf_features_extractor")
 
@@ -17,7 +19,8 @@ def separable(policy: ActorCriticPolicy) -> bool:
 
 def separate_critic(policy: ActorCriticPolicy, factor: float) -> None:
     """
-    Give the critic's own parameters a group of the optimizer: the last one. With a factor of 1 nothing changes.
+    Give the critic's own parameters a group of the optimizer: the last one. Its gradient is clipped by itself: that of the
+    value loss is often many times the actor's, which would be clipped away with it. With a factor of 1 nothing changes.
 
     :param policy: whose optimizer has just been made
     :param factor: of the critic's learning rate to the actor's
@@ -34,7 +37,7 @@ def separate_critic(policy: ActorCriticPolicy, factor: float) -> None:
     own = _own_parameters(policy)
     ids = {id(parameter) for parameter in own}
     group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
-    policy.optimizer.add_param_group({**group, "params": own})
+    policy.optimizer.add_param_group({**group, "params": own, CLIPPED_APART: True})
 
 
 def scale_critic(optimizer: th.optim.Optimizer, factor: float) -> None:

@@ -13,6 +13,7 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.optim.adam import adam
 
+from sb3_gipo.learner.critic import CLIPPED_APART
 from sb3_gipo.learner.objective import Slope
 from sb3_gipo.ops.adam import AdamSettings, AdamState
 
@@ -44,6 +45,17 @@ def optimization(policy: ActorCriticPolicy, previous: Optimization | None = None
     return previous if isinstance(previous, FlatAdam) and previous.belongs_to(policy) else FlatAdam(policy)
 
 
+def clipped_together(policy: ActorCriticPolicy) -> list[list[th.nn.Parameter]]:
+    """
+    :param policy: to train
+    :return: all parameters, as SB3 clips their gradient; where the critic has a group of the optimizer, it comes by itself
+    """
+    groups = policy.optimizer.param_groups
+    apart = {id(parameter) for group in groups if group.get(CLIPPED_APART) for parameter in group["params"]}
+    parts = [[each for each in policy.parameters() if (id(each) in apart) is which] for which in (False, True)]
+    return [part for part in parts if part]
+
+
 class AnyOptimizer:
     """
     Through the methods of the optimizer.
@@ -70,7 +82,8 @@ class AnyOptimizer:
         :param max_grad_norm: the gradients that are there are scaled down to this norm
         :return: as :meth:`step`
         """
-        norm = th.nn.utils.clip_grad_norm_(self._policy.parameters(), max_grad_norm)
+        norms = [th.nn.utils.clip_grad_norm_(part, max_grad_norm) for part in clipped_together(self._policy)]
+        norm = norms[0] if len(norms) == 1 else th.stack(norms).norm()
         finite = bool(th.isfinite(norm))
         if finite:
             self._policy.optimizer.step()
@@ -87,13 +100,14 @@ class FlatAdam:
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
-        self._optimizer = policy.optimizer
+        self._policy, self._optimizer = policy, policy.optimizer
         self._parameters: list[th.nn.Parameter] = list(policy.parameters())
         self._homes = [parameter.data for parameter in self._parameters]
         self.values = _join(self._homes)
         self.gradient, self.exp_avg, self.exp_avg_sq = (th.zeros_like(self.values) for _ in range(3))
         self.steps = th.zeros((), device=self.values.device)
         self._stretches: list[tuple[int, slice]] = []
+        self._clipped: list[list[int]] = []
         if self.values.device.type == "cuda":  # a CUDA graph may change only what stays where it is
             for vector in self.state():
                 th._dynamo.mark_static_address(vector, guard=False)
@@ -129,7 +143,7 @@ class FlatAdam:
         if type(optimizer) is not th.optim.Adam:
             return False
         group = optimizer.param_groups[0]
-        others = [{**other, "params": None, "lr": None} for other in optimizer.param_groups]
+        others = [{**other, "params": None, "lr": None, CLIPPED_APART: None} for other in optimizer.param_groups]
         parameters = list(policy.parameters())
         optimized = [id(parameter) for each in optimizer.param_groups for parameter in each["params"]]
         # decay would move a parameter that has no gradient, which the optimizer leaves alone
@@ -153,19 +167,24 @@ class FlatAdam:
         """Stretches of the vectors that belong to one group of the optimizer, with its index: one learning rate each."""
         groups = self._optimizer.param_groups
         index = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
+        return self._joined([index[id(parameter)] for parameter in self._parameters])
+
+    def _joined(self, labels: list[int]) -> list[tuple[int, slice]]:
+        """Neighbouring parameters with one label as one stretch of the vectors."""
         stretches: list[tuple[int, slice]] = []
         end = 0
-        for parameter in self._parameters:
-            start, end, group = end, end + parameter.numel(), index[id(parameter)]
-            if stretches and stretches[-1][0] == group:
+        for label, parameter in zip(labels, self._parameters, strict=True):
+            start, end = end, end + parameter.numel()
+            if stretches and stretches[-1][0] == label:
                 start = stretches.pop()[1].start
-            stretches.append((group, slice(start, end)))
+            stretches.append((label, slice(start, end)))
         return stretches
 
     def __enter__(self) -> "FlatAdam":
         states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
         self.steps.fill_(float(states[0]["step"]) if states[0] else 0.0)
         self._stretches = self._of_one_group()
+        self._clipped = self._places(clipped_together(self._policy))
         self._homes = [parameter.data for parameter in self._parameters]
         self._load(self.values, self._homes)
         for name, vector in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
@@ -197,6 +216,17 @@ class FlatAdam:
                 "exp_avg_sq": exp_avg_sq.clone(),
             }
 
+    def _places(self, parts: list[list[th.nn.Parameter]]) -> list[list[int]]:
+        place = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        return [[place[id(parameter)] for parameter in part] for part in parts]
+
+    def clipped_stretches(self) -> list[tuple[int, slice]]:
+        """:return: stretches of the vectors whose gradient is clipped together, with the number of that part"""
+        if len(self._clipped) == 1:
+            return [(0, slice(0, self.values.numel()))]
+        part_of = {place: part for part, places in enumerate(self._clipped) for place in places}
+        return self._joined([part_of[place] for place in range(len(self._parameters))])
+
     @property
     def _group(self) -> dict[str, Any]:
         group: dict[str, Any] = self._optimizer.param_groups[0]  # loading a state makes it anew
@@ -221,11 +251,14 @@ class FlatAdam:
             # Adam leaves a parameter alone that a minibatch does not reach, and counts its steps apart
             self.__exit__()
             return self._plain.clip_and_step(max_grad_norm)
-        norm = th.nn.utils.get_total_norm(reached)
+        norms = [th.nn.utils.get_total_norm([reached[place] for place in places]) for places in self._clipped]
+        norm = norms[0] if len(norms) == 1 else th.stack(norms).norm()
         th.cat([gradient.reshape(-1) for gradient in reached], out=self.gradient)
         finite = th.isfinite(norm)
         # as `clip_grad_norm_`
-        self.gradient.mul_(th.clamp(max_grad_norm / (norm + 1e-6), max=1.0))
+        scales = [th.clamp(max_grad_norm / (each + 1e-6), max=1.0) for each in norms]
+        for index, part in self.clipped_stretches():
+            self.gradient[part].mul_(scales[index])
         if self.values.device.type != "cpu":
             self._adam(found_inf=(~finite).float())
             return norm, finite

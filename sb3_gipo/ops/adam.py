@@ -1,5 +1,6 @@
 """Adam as a function of arrays, for a step that is compiled as a whole."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -20,6 +21,27 @@ class AdamState(NamedTuple):
     exp_avg: th.Tensor
     exp_avg_sq: th.Tensor
     steps: th.Tensor
+
+
+def clip_gradient(
+    gradient: th.Tensor, stretches: Sequence[tuple[int, slice]], max_norm: th.Tensor | float
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Scale the gradient of each part down to a norm, as ``torch.nn.utils.clip_grad_norm_``.
+
+    :param gradient: of the loss [P]
+    :param stretches: of it, one after the other, with the number of the part that each belongs to (0, 1, ...)
+    :param max_norm: of each part
+    :return: the gradient [P], and its norm before, over all parts
+    """
+    n_parts = 1 + max(part for part, _ in stretches)
+    norms = [
+        th.linalg.vector_norm(th.cat([gradient[piece] for part, piece in stretches if part == number]))
+        for number in range(n_parts)
+    ]
+    scales = [th.clamp(max_norm / (norm + 1e-6), max=1.0) for norm in norms]
+    clipped = th.cat([gradient[piece] * scales[part] for part, piece in stretches])
+    return clipped, norms[0] if n_parts == 1 else th.linalg.vector_norm(th.stack(norms))
 
 
 def adam(state: AdamState, gradient: th.Tensor, learning_rate: th.Tensor, how: AdamSettings) -> AdamState:

@@ -9,6 +9,8 @@ from typing import Any
 REPLAY_CAPACITY = 50_000  # transitions, both regimes (paper, table 1)
 STEPS_OF_AN_ACTOR = 500  # for each policy version: one episode of Meta-World
 ACTORS = {"fresh": 16, "stale": 2}
+# What the learner does for each version, whoever collects how much (the paper does not say how much it does).
+GRADIENT_STEPS, BATCH_SIZE = 100, 256
 # A replay of 50,000 holds 6 versions of 16 actors: of the fresh regime nothing is old, of the stale one 44 of 50 versions are.
 OLD_THRESHOLD = 5
 _LAG = re.compile(r"lag_(\d+)")
@@ -29,6 +31,8 @@ def regime_settings(name: str) -> dict[str, Any]:
     return {
         "n_envs": ACTORS[name],
         "n_steps": STEPS_OF_AN_ACTOR,
+        "gradient_steps": GRADIENT_STEPS,
+        "batch_size": BATCH_SIZE,
         "replay_capacity": REPLAY_CAPACITY,
         "old_threshold": OLD_THRESHOLD,
     }

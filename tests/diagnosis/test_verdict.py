@@ -11,9 +11,9 @@ from gymnasium.envs.registration import make
 
 from sb3_gipo import GIPO as Algorithm
 from sb3_gipo.callbacks.symptoms import SYMPTOMS
+from sb3_gipo.defaults import AUTO_REPLAY_ROLLOUTS
 from sb3_gipo.diagnosis import Diagnosis, diagnose, read_logs
 from sb3_gipo.diagnosis.verdict import AUTO_ROLLOUTS, DEFAULT_SIGMA
-from sb3_gipo.replay_algorithm import AUTO_REPLAY_ROLLOUTS
 from tests.diagnosis.written import CHEAP, FALLING, GIPO, PPO, RISING, SLOW, Values, run_of
 
 

@@ -41,7 +41,7 @@ def test_a_features_extractor_belongs_to_the_critic_only_where_it_is_not_shared(
     )
 
 
-@pytest.mark.parametrize(("options", "factor"), [(REPLAY, 3.0), ({**REPLAY, "critic_lr_factor": 0.5}, 0.5)])
+@pytest.mark.parametrize(("options", "factor"), [(REPLAY, 10.0), ({**REPLAY, "critic_lr_factor": 0.5}, 0.5)])
 def test_the_rate_of_the_day_times_the_factor(options: dict[str, Any], factor: float) -> None:
     """Also where the learning rate is a schedule; the log has the actor's."""
     model = make_model(**options, learning_rate=lambda progress: 1e-3 * (1 + progress))

@@ -1,0 +1,68 @@
+"""
+What stands for ``None`` and ``"auto"`` among GIPO's arguments. Without a replay it is what PPO has; with one, what was found
+on tasks that no reported number comes from (``benchmarks/data_efficiency``).
+"""
+
+from typing import Any
+
+# PPO's own, of one environment and of one minibatch
+PPO_N_STEPS, PPO_BATCH_SIZE = 2048, 64
+# With a replay a rollout need not be a data set of its own: the policy is renewed as soon as there is something new.
+REPLAY_ROLLOUT = 512  # of all environments together
+REPLAY_BATCH_SIZE = 128
+# replay_capacity="auto": whichever is more
+AUTO_REPLAY_ROLLOUTS, AUTO_REPLAY_TRANSITIONS = 8, 16_384
+# gradient_steps=None: so many times PPO's minibatches for one rollout. Old data are worth more passes than they had.
+REPLAY_WORK = 4
+# kl_coef=None: nothing else pulls the policy back when old data are used again and again.
+REPLAY_KL_COEF = 0.1
+# critic_lr_factor=None: a critic that lags behind wastes what the replay could teach (the authors' released script has 10).
+REPLAY_CRITIC_FACTOR = 10.0
+# policy_kwargs without net_arch: the actor is PPO's; the critic has the data of a replay to learn from.
+REPLAY_NET_ARCH = {"pi": [64, 64], "vf": [256, 256]}
+
+
+def n_steps(replay: bool, n_envs: int) -> int:
+    """
+    :param replay: whether there is one
+    :param n_envs: environments
+    :return: steps of each of them in a rollout
+    """
+    return max(REPLAY_ROLLOUT // n_envs, 2) if replay else PPO_N_STEPS
+
+
+def batch_size(replay: bool) -> int:
+    """
+    :param replay: whether there is one
+    :return: transitions in a minibatch
+    """
+    return REPLAY_BATCH_SIZE if replay else PPO_BATCH_SIZE
+
+
+def replay_capacity(rollout: int) -> int:
+    """
+    :param rollout: its transitions
+    :return: transitions kept
+    """
+    return max(AUTO_REPLAY_ROLLOUTS * rollout, AUTO_REPLAY_TRANSITIONS)
+
+
+def gradient_steps(n_epochs: int, rollout: int, batch: int) -> int:
+    """
+    :param n_epochs: PPO's
+    :param rollout: its transitions
+    :param batch: transitions in a minibatch
+    :return: minibatches in an iteration
+    """
+    return REPLAY_WORK * n_epochs * -(-rollout // batch)
+
+
+def policy_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
+    """
+    :param given: by the user
+    :return: with the networks of a policy with replay, where the user has said nothing about networks
+    """
+    given = given or {}
+    if "net_arch" in given or "features_extractor_class" in given:
+        return given
+    return {"net_arch": dict(REPLAY_NET_ARCH), "critic_layer_norm": True, **given}
