@@ -3,7 +3,7 @@
 from typing import Any
 
 from sb3_gipo import settings
-from sb3_gipo.learner.objective import SURROGATES
+from sb3_gipo.learner.objective import SURROGATES, TRUST_REGIONS
 from sb3_gipo.learner.replay_targets import TARGETS
 from sb3_gipo.ops.surrogates import KERNELS
 from sb3_gipo.policies import RATIO_LEVELS
@@ -18,6 +18,12 @@ def check_arguments(model: Any) -> None:
         settings.check_choice("surrogate", model.surrogate, SURROGATES)
     settings.check_choice("kernel", model.kernel, KERNELS)
     settings.check_choice("ratio_level", model.ratio_level, RATIO_LEVELS)
+    settings.check_choice("trust_region", model.trust_region, TRUST_REGIONS)
+    if model.trust_region == "iteration" and model.ratio_level == "dimension":
+        raise ValueError(
+            '`trust_region="iteration"` knows the joint log-probability only: use `ratio_level="joint"`, or the trust region '
+            '"behaviour".'
+        )
     settings.check_choice("target", model.target, TARGETS)
     settings.check_above("vtrace_rho_bar", model.vtrace_rho_bar, 0)
     settings.check_above("vtrace_c_bar", model.vtrace_c_bar, 0)

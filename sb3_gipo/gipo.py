@@ -17,7 +17,7 @@ from sb3_gipo.arguments import check_arguments
 from sb3_gipo.learner.batches import replay_source, rollout_batches, taken
 from sb3_gipo.learner.critic import scale_critic, separable, separate_critic
 from sb3_gipo.learner.engine import Engine
-from sb3_gipo.learner.objective import NonFiniteUpdateError, ObjectiveSettings, SurrogateName
+from sb3_gipo.learner.objective import NonFiniteUpdateError, ObjectiveSettings, SurrogateName, TrustRegion
 from sb3_gipo.learner.replay_targets import ReplayTargets, Target, TargetSettings, compute_targets
 from sb3_gipo.learner.statistics import UpdateStatistics
 from sb3_gipo.learner.step import Step, StepSettings
@@ -85,8 +85,12 @@ class GIPO(ReplayOnPolicyAlgorithm):
         or RL Zoo's ``"lin_0.5"``
     :param sigma_neg: The width where the advantage is negative; ``None``: the same
     :param kernel: Shape of the trust weight: ``"gaussian"``, ``"laplacian"`` or ``"cauchy"``
-    :param surrogate_kwargs: Further arguments of the surrogate, such as ``tau_neg`` of ``"sapo"``
+    :param surrogate_kwargs: Further arguments of the surrogate, such as ``tau_neg`` of ``"sapo"``, or ``restoring`` of
+        ``"gipo"`` (one-sided trust, :func:`sb3_gipo.ops.surrogates.gipo`)
     :param ratio_level: ``"joint"``: one ratio for an action; ``"dimension"``: one for each of its dimensions, losses added
+    :param trust_region: The policy that trust is measured against: ``"behaviour"``, the one that chose the action (the
+        paper); or ``"iteration"``, the one at the start of this update, with the ratio from there to the behaviour policy as a
+        constant factor of at most 1 (decoupled, arXiv 2110.00641)
     :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts, at least 16,384; ``None``: no replay, on-policy
     :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: four times as many as PPO takes. Where
         that is less than what is stored, they are drawn from as many whole rollouts as it takes, chosen anew each time
@@ -153,6 +157,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         kernel: Kernel = "gaussian",
         surrogate_kwargs: dict[str, Any] | None = None,
         ratio_level: RatioLevel = "joint",
+        trust_region: TrustRegion = "behaviour",
         replay_capacity: int | Literal["auto"] | None = "auto",
         gradient_steps: int | None = None,
         target: Target = "vtrace",
@@ -204,6 +209,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.kernel = kernel
         self.surrogate_kwargs = surrogate_kwargs
         self.ratio_level = ratio_level
+        self.trust_region = trust_region
         self.replay_capacity = replay_capacity
         self.gradient_steps = gradient_steps
         self.target = target
@@ -358,6 +364,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
             kernel=self.kernel,
             surrogate_kwargs=self.surrogate_kwargs or {},
             ratio_level=self.ratio_level,
+            trust_region=self.trust_region,
             normalize_advantage=self.normalize_advantage,
             sampled_actions=self.replay_buffer is not None,
             bf16=self.bf16,

@@ -9,12 +9,17 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_gipo.ops import surrogates
 from sb3_gipo.ops.losses import entropy_loss, k3_divergence, k3_slope, value_loss
-from sb3_gipo.ops.surrogates import Kernel, Number, Surrogate, UserSurrogate
+from sb3_gipo.ops.surrogates import Kernel, Number, Surrogate, SurrogateTerms, UserSurrogate, importance_ratio
 from sb3_gipo.policies import Evaluation, RatioLevel, evaluate_actions
 from sb3_gipo.rollouts.types import ReplayBatch
 
 SurrogateName = Literal["gipo", "ppo_clip", "sapo", "no_clip"]
 SURROGATES: tuple[SurrogateName, ...] = ("gipo", "ppo_clip", "sapo", "no_clip")
+
+
+# The policy that the ratio of the surrogate is measured against.
+TrustRegion = Literal["behaviour", "iteration"]
+TRUST_REGIONS: tuple[TrustRegion, ...] = ("behaviour", "iteration")
 
 
 class NonFiniteUpdateError(ValueError):
@@ -37,6 +42,7 @@ class ObjectiveSettings(NamedTuple):
     kernel: Kernel
     surrogate_kwargs: dict[str, Any]
     ratio_level: RatioLevel
+    trust_region: TrustRegion
     normalize_advantage: bool
     sampled_actions: bool  # actions are as sampled, not as SB3's rollout buffer holds them
     bf16: bool  # forward pass in bfloat16 where torch's autocast allows it
@@ -143,7 +149,7 @@ def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSetti
     with th.set_grad_enabled(how.differentiates_surrogate):
         log_ratio = log_prob - old_log_prob
         of_ratio = advantages if log_ratio.dim() == 1 else advantages.unsqueeze(1).expand_as(log_ratio)
-        terms = how.surrogate(log_ratio, of_ratio)
+        terms = _surrogate_terms(how, log_prob, batch, of_ratio, log_ratio)
         # summed over dimensions: at a ratio of 1 this is the gradient of the joint ratio
         policy_loss = (terms.loss if log_ratio.dim() == 1 else terms.loss.sum(dim=1)).mean()
     critic_loss = value_loss(now.values, batch.value_targets, batch.old_values, how.clip_range_vf)
@@ -171,6 +177,17 @@ def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSetti
             joint_log_ratio=joint,
             start_log_ratio=now.log_prob - batch.start_log_prob,
         ), slope
+
+
+def _surrogate_terms(
+    how: ObjectiveSettings, log_prob: th.Tensor, batch: ReplayBatch, advantages: th.Tensor, log_ratio: th.Tensor
+) -> SurrogateTerms:
+    if how.trust_region == "behaviour":
+        return how.surrogate(log_ratio, advantages)
+    # how likely the action had become by the start of this update, truncated as in V-trace
+    correction = importance_ratio(batch.start_log_prob - batch.old_log_prob).clamp(max=1.0)
+    terms = how.surrogate(log_prob - batch.start_log_prob, advantages)
+    return SurrogateTerms(correction * terms.loss, correction * terms.multiplier)
 
 
 def _evaluate(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSettings) -> Evaluation:

@@ -91,17 +91,24 @@ def gipo(
     sigma: Number,
     sigma_neg: Number | None = None,
     kernel: Kernel = "gaussian",
+    restoring: float | None = None,
 ) -> SurrogateTerms:
     """
     GIPO surrogate ``-omega(rho_bar) * rho * A`` with ``rho_bar = stop_gradient(rho)`` (paper, eq. 4-7).
+
+    With ``restoring`` the trust weight is one-sided: it damps only what would carry the ratio further away from 1
+    (``A log rho > 0``); what would bring it back counts in full, as under PPO's ``min``. The paper names the blindness for
+    that sign as its limitation.
 
     :param log_ratio: ``log rho`` [...]
     :param advantages: ``A`` [...]
     :param sigma: width of the trust weight, in units of ``log rho``, in (0, inf)
     :param sigma_neg: width where ``A < 0``; ``None``: the same
     :param kernel: one of ``KERNELS``
-    :return: loss and multiplier ``omega * rho`` of each sample [...]
-    :raises ValueError: for shapes that differ, a width outside (0, inf) or an unknown kernel
+    :param restoring: largest multiplier of a sample that would bring its ratio back, above 0; ``None``: damped as any other
+    :return: loss and multiplier of each sample [...]: ``omega * rho``; ``min(rho, restoring)`` of one that brings its ratio
+        back
+    :raises ValueError: for shapes that differ, a width or ``restoring`` outside (0, inf) or an unknown kernel
     """
     check_same_shape(log_ratio=log_ratio, advantages=advantages)
     check_positive(sigma=sigma)
@@ -111,6 +118,10 @@ def gipo(
         width = th.where(advantages < 0, _scalar(sigma_neg, log_ratio), _scalar(sigma, log_ratio))
     ratio = importance_ratio(log_ratio)
     weight = trust_weight(log_ratio, width, kernel)
+    if restoring is not None:
+        check_positive(restoring=restoring)
+        brings_back = log_ratio.detach().sign() * advantages.sign() < 0  # of the signs: a product can underflow
+        weight = th.where(brings_back, (restoring / ratio.detach()).clamp(max=1.0), weight)
     weighted = weight * ratio
     return SurrogateTerms(-(weighted * advantages), weighted.detach())
 

@@ -34,7 +34,10 @@ def loss_as_written(model: GIPO, batch: ReplayBatch, how: ObjectiveSettings) -> 
     if how.normalize_advantage:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     joint = now.log_prob - batch.old_log_prob
-    if now.dimension_log_prob is None:
+    if how.trust_region == "iteration":
+        factor = th.exp(batch.start_log_prob - batch.old_log_prob).clamp(max=1.0)
+        loss = (factor * how.surrogate(now.log_prob - batch.start_log_prob, advantages).loss).mean()
+    elif now.dimension_log_prob is None:
         loss = how.surrogate(joint, advantages).loss.mean()
     else:
         log_ratio = now.dimension_log_prob - batch.old_dimension_log_prob
@@ -104,3 +107,37 @@ def test_bfloat16_stays_near() -> None:
     assert float(rough.loss) == pytest.approx(float(exact.loss), rel=0.05, abs=0.02)
     slope.backward()
     assert all(p.grad is not None and p.grad.dtype == th.float32 for p in model.policy.parameters())
+
+
+@pytest.mark.parametrize(
+    "surrogate", ["gipo", "ppo_clip", "sapo", "no_clip", lambda log_ratio, advantages: -log_ratio * advantages]
+)
+def test_trust_measured_against_the_start_of_the_update(surrogate: Any) -> None:
+    """The ratio to the behaviour policy is a constant factor of at most 1, in the loss and in the multiplier."""
+    model = collected(surrogate=surrogate, trust_region="iteration", iterations=3)
+    batch = drifted_batch(model)
+    with th.no_grad():  # away from the start as well
+        for parameter in model.policy.parameters():
+            parameter.mul_(1.1)
+    how = model._objective_settings()
+    terms, slope = objective(model.policy, batch, how)
+    model.policy.optimizer.zero_grad()
+    slope.backward()
+    found = gradients(model)
+    model.policy.optimizer.zero_grad()
+    loss_as_written(model, batch, how).backward()
+    for ours, theirs in zip(found, gradients(model), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * max(1.0, np.abs(theirs).max()))
+    factor = th.exp(batch.start_log_prob - batch.old_log_prob).clamp(max=1.0)
+    assert 0.0 < float(factor.min()) < float(factor.max()) == 1.0
+    own = how.surrogate(terms.start_log_ratio, terms.advantages)
+    th.testing.assert_close(terms.multiplier, factor * own.multiplier, rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(terms.log_ratio, terms.joint_log_ratio)
+
+
+def test_trust_against_the_start_needs_the_joint_ratio() -> None:
+    """The log-probability of each dimension at the start is not kept."""
+    with pytest.raises(ValueError, match="trust_region"):
+        collected(trust_region="iteration", ratio_level="dimension")
+    with pytest.raises(ValueError, match="'behaviour', 'iteration'"):
+        collected(trust_region="start")

@@ -36,9 +36,18 @@ def omega(log_ratio: float, sigma: float, kernel: str = "gaussian") -> float:
 
 
 def gipo(
-    log_ratio: float, advantage: float, *, sigma: float, sigma_neg: float | None = None, kernel: str = "gaussian"
+    log_ratio: float,
+    advantage: float,
+    *,
+    sigma: float,
+    sigma_neg: float | None = None,
+    kernel: str = "gaussian",
+    restoring: float | None = None,
 ) -> Terms:
-    """``-omega rho A``, the weight a constant."""
+    """``-omega rho A``, the weight a constant; one-sided: not damped where a step along the advantage leads back to 1."""
+    if restoring is not None and ((advantage > 0 and log_ratio < 0) or (advantage < 0 and log_ratio > 0)):
+        ratio = math.exp(_limited(log_ratio))
+        return Terms(-min(ratio, restoring) * advantage, min(ratio, restoring))
     width = sigma_neg if sigma_neg is not None and advantage < 0 else sigma
     multiplier = omega(log_ratio, width, kernel) * math.exp(_limited(log_ratio))
     return Terms(-multiplier * advantage, multiplier)

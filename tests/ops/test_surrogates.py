@@ -41,6 +41,11 @@ CASES = {
         )
         for kernel in KERNELS
     },
+    "gipo-one-sided": Case(
+        surrogates.gipo,
+        references.gipo,
+        st.fixed_dictionaries({"sigma": WIDTHS, "restoring": st.sampled_from([0.5, 1.0, 3.0])}),
+    ),
     "ppo_clip": Case(surrogates.ppo_clip, references.ppo_clip, st.fixed_dictionaries({"clip_range": CLIP_RANGES})),
     "sapo-default": Case(surrogates.sapo, references.sapo, st.just({})),
     "sapo": Case(surrogates.sapo, references.sapo, st.fixed_dictionaries({"tau_pos": WIDTHS, "tau_neg": WIDTHS})),
@@ -359,6 +364,17 @@ def test_equal_widths_are_one_width() -> None:
     both, one = gipo(log_ratio, advantages, sigma=0.3, sigma_neg=0.3), gipo(log_ratio, advantages, sigma=0.3)
     assert th.equal(both.loss, one.loss)
     assert th.equal(both.multiplier, one.multiplier)
+
+
+def test_one_sided_trust_keeps_what_leads_back() -> None:
+    """By hand: the ratios 2 and 1/2 under both signs of the advantage, a multiplier of at most 1.5 on the way back."""
+    log_ratio = th.tensor([math.log(2.0), math.log(0.5), math.log(2.0), math.log(0.5), 0.0])
+    advantages = th.tensor([1.0, -1.0, -1.0, 1.0, 1.0])
+    terms = gipo(log_ratio, advantages, sigma=math.log(2.0), restoring=1.5)
+    damped = math.exp(-0.5)
+    expected = th.tensor([2.0 * damped, 0.5 * damped, 1.5, 0.5, 1.0])
+    th.testing.assert_close(terms.multiplier, expected)
+    th.testing.assert_close(terms.loss, -expected * advantages)
 
 
 def test_gaussian_is_the_default_kernel() -> None:
