@@ -3,8 +3,6 @@ What stands for ``None`` and ``"auto"`` among GIPO's arguments. Without a replay
 on tasks that no reported number comes from (``benchmarks/data_efficiency``).
 """
 
-from typing import Any
-
 # PPO's own, of one environment and of one minibatch
 PPO_N_STEPS, PPO_BATCH_SIZE = 2048, 64
 # With a replay a rollout need not be a data set of its own: the policy is renewed as soon as there is something new.
@@ -16,10 +14,6 @@ AUTO_REPLAY_ROLLOUTS, AUTO_REPLAY_TRANSITIONS = 8, 16_384
 REPLAY_WORK = 4
 # kl_coef=None: nothing else pulls the policy back when old data are used again and again.
 REPLAY_KL_COEF = 0.1
-# critic_lr_factor=None: a critic that lags behind wastes what the replay could teach (the authors' released script has 10).
-REPLAY_CRITIC_FACTOR = 10.0
-# policy_kwargs without net_arch: the actor is PPO's; the critic has the data of a replay to learn from.
-REPLAY_NET_ARCH = {"pi": [64, 64], "vf": [256, 256]}
 
 
 def n_steps(replay: bool, n_envs: int) -> int:
@@ -55,14 +49,3 @@ def gradient_steps(n_epochs: int, rollout: int, batch: int) -> int:
     :return: minibatches in an iteration
     """
     return REPLAY_WORK * n_epochs * -(-rollout // batch)
-
-
-def policy_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
-    """
-    :param given: by the user
-    :return: with the networks of a policy with replay, where the user has said nothing about networks
-    """
-    given = given or {}
-    if "net_arch" in given or "features_extractor_class" in given:
-        return given
-    return {"net_arch": dict(REPLAY_NET_ARCH), "critic_layer_norm": True, **given}

@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from sb3_gipo import defaults, settings
 from sb3_gipo.arguments import check_arguments
 from sb3_gipo.learner.batches import replay_source, rollout_batches, taken
-from sb3_gipo.learner.critic import scale_critic, separable, separate_critic
+from sb3_gipo.learner.critic import scale_critic, separate_critic
 from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.objective import NonFiniteUpdateError, ObjectiveSettings, SurrogateName, TrustRegion
 from sb3_gipo.learner.replay_targets import ReplayTargets, Target, TargetSettings, compute_targets
@@ -73,8 +73,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param target_kl: Stop the update when the divergence from the policy at its start exceeds 1.5 times this
     :param stats_window_size: Number of episodes to average the reported success rate, length and reward over
     :param tensorboard_log: the log location for tensorboard (if None, no logging)
-    :param policy_kwargs: additional arguments to be passed to the policy on creation. With a replay, and where they say
-        nothing of networks, ``net_arch={"pi": [64, 64], "vf": [256, 256]}, critic_layer_norm=True`` (not for images)
+    :param policy_kwargs: additional arguments to be passed to the policy on creation; beside SB3's ``critic_layer_norm=True``
     :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
     :param seed: Seed for the pseudo random generators, the replay's own included
     :param device: Device (cpu, cuda, ...) on which the code should be run
@@ -104,10 +103,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param old_threshold: Version gap above which a sample counts as old in the metrics
     :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities;
         ``None``: 0.1 with replay, 0 without
-    :param critic_lr_factor: The critic's own layers learn with so many times the learning rate, above 0, and have their
-        gradient clipped by itself;
-        ``None``: 10 with replay,
-        1 without, or where the optimizer has groups of its own
+    :param critic_lr_factor: The critic's own layers learn with so many times the learning rate, above 0; where that is not 1
+        their gradient is clipped by itself
     :param compile: compile the gradient step and, on a CPU, the policy that acts (without gSDE, with a joint ratio): several
         times as fast with small networks, after a quarter of a minute that counts in no time but ``time/compile``; every step
         is the same up to rounding. Where that is not possible, training goes on uncompiled with a warning. While it acts,
@@ -167,7 +164,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         acting_lag: int = 0,
         old_threshold: int = 4,
         kl_coef: float | None = None,
-        critic_lr_factor: float | None = None,
+        critic_lr_factor: float = 1.0,
         compile: bool = False,
         bf16: bool = False,
     ) -> None:
@@ -237,12 +234,9 @@ class GIPO(ReplayOnPolicyAlgorithm):
         check_arguments(self)
         sigma = settings.trust_schedule("sigma", self.sigma)
         sigma_neg = None if self.sigma_neg is None else settings.trust_schedule("sigma_neg", self.sigma_neg)
-        if self.replay_capacity is not None and self.policy_class in (MlpPolicy, MultiInputPolicy):
-            self.policy_kwargs = defaults.policy_kwargs(self.policy_kwargs)
         super()._setup_model()
         check_policy(self.policy, self.ratio_level, stores_actions=self._stores_rollouts)
-        self._critic_factor = self._choose_critic_factor()
-        separate_critic(self.policy, self._critic_factor)
+        separate_critic(self.policy, self.critic_lr_factor)
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             if isinstance(self.clip_range_vf, (float, int)):
@@ -346,12 +340,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
-        scale_critic(self.policy.optimizer, self._critic_factor)
-
-    def _choose_critic_factor(self) -> float:
-        if self.critic_lr_factor is not None:
-            return self.critic_lr_factor
-        return defaults.REPLAY_CRITIC_FACTOR if self.replay_capacity is not None and separable(self.policy) else 1.0
+        scale_critic(self.policy.optimizer, self.critic_lr_factor)
 
     def _kl_coef(self) -> float:
         if self.kl_coef is not None:

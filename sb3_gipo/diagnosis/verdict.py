@@ -179,7 +179,7 @@ def _settings_for_ppo(facts: Facts) -> tuple[Setting, ...]:
     return (
         sigma,
         Setting("replay_capacity", '"auto"', f"{AUTO_ROLLOUTS} rollouts: each step is drawn from in as many updates{uses}"),
-        Setting("gradient_steps", "None", "twice PPO's minibatches for one rollout: old data are worth more passes"),
+        Setting("gradient_steps", "None", "four times PPO's minibatches for one rollout: old data are worth more passes"),
         Setting("kl_coef", "None", "0.1 with a replay, 0 without: holds the policy near the data it learns from"),
     )
 

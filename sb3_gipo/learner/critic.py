@@ -9,14 +9,6 @@ CLIPPED_APART = "clipped_apart"
 _PARTS = ("value_net", "mlp_extractor.value_net", "vf_features_extractor")
 
 
-def separable(policy: ActorCriticPolicy) -> bool:
-    """
-    :param policy: whose optimizer has just been made
-    :return: whether its critic has parameters of its own, and the optimizer no groups of its own
-    """
-    return bool(_own_parameters(policy)) and len(policy.optimizer.param_groups) == 1
-
-
 def separate_critic(policy: ActorCriticPolicy, factor: float) -> None:
     """
     Give the critic's own parameters a group of the optimizer: the last one. Its gradient is clipped by itself: that of the
@@ -28,13 +20,13 @@ def separate_critic(policy: ActorCriticPolicy, factor: float) -> None:
     """
     if factor == 1:
         return
-    if not separable(policy):
+    own = _own_parameters(policy)
+    if not own or len(policy.optimizer.param_groups) != 1:
         raise ValueError(
             f"`critic_lr_factor` is {factor}, but {type(policy).__name__} has no parameters that belong to the critic "
             "alone, or an optimizer with groups of its own. Leave `critic_lr_factor` out, or set it to 1."
         )
     (group,) = policy.optimizer.param_groups
-    own = _own_parameters(policy)
     ids = {id(parameter) for parameter in own}
     group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
     policy.optimizer.add_param_group({**group, "params": own, CLIPPED_APART: True})

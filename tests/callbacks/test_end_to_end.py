@@ -149,7 +149,7 @@ def test_gipo_with_replay(surrogate: str, ratio_level: Any, monkeypatch: pytest.
     noted = watch_gipo(model, monkeypatch)
     dump = learn(model, UtilizationCallback(histogram_freq=1, figure_freq=0), iterations=6)[-1]
     seen = seen_by_gipo(noted)
-    assert len(seen.joint) == 24 * 16
+    assert len(seen.joint) == 48 * 16
     assert {gap for *_, gap in seen.joint} == {0, 1, 2, 3}
     wanted = expected(seen, surrogate)
     for key, value in wanted.items():

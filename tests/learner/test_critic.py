@@ -10,7 +10,7 @@ from sb3_gipo import GIPO
 from sb3_gipo.learner import parameters
 from tests.learner.models import make_model
 
-REPLAY: dict[str, Any] = {"replay_capacity": 256, "gradient_steps": 6}
+REPLAY: dict[str, Any] = {"replay_capacity": 256, "gradient_steps": 6, "critic_lr_factor": 3.0}
 LAYERS = {"net_arch": {"pi": [8], "vf": [8, 8]}}
 
 
@@ -41,7 +41,7 @@ def test_a_features_extractor_belongs_to_the_critic_only_where_it_is_not_shared(
     )
 
 
-@pytest.mark.parametrize(("options", "factor"), [(REPLAY, 10.0), ({**REPLAY, "critic_lr_factor": 0.5}, 0.5)])
+@pytest.mark.parametrize(("options", "factor"), [(REPLAY, 3.0), ({**REPLAY, "critic_lr_factor": 0.5}, 0.5)])
 def test_the_rate_of_the_day_times_the_factor(options: dict[str, Any], factor: float) -> None:
     """Also where the learning rate is a schedule; the log has the actor's."""
     model = make_model(**options, learning_rate=lambda progress: 1e-3 * (1 + progress))
@@ -51,9 +51,9 @@ def test_the_rate_of_the_day_times_the_factor(options: dict[str, Any], factor: f
     assert critic == pytest.approx(factor * actor)
 
 
-@pytest.mark.parametrize("options", [{"replay_capacity": None}, {**REPLAY, "critic_lr_factor": 1}])
+@pytest.mark.parametrize("options", [{}, {**REPLAY, "critic_lr_factor": 1}])
 def test_one_rate_needs_one_group(options: dict[str, Any]) -> None:
-    """Without replay, or with a factor of 1, the optimizer is SB3's."""
+    """By default the optimizer is SB3's."""
     assert len(make_model(**options).policy.optimizer.param_groups) == 1
 
 
@@ -103,10 +103,10 @@ class Grouped(th.optim.Adam):
         super().__init__([{"params": [first]}, {"params": rest}], **kwargs)
 
 
-def test_an_optimizer_with_groups_of_its_own_is_left_alone() -> None:
-    """Unless a factor is asked for: then which rate would be whose is not known."""
-    options: dict[str, Any] = {**REPLAY, "policy_kwargs": {"optimizer_class": Grouped}}
-    model = make_model(**options).learn(64)
-    assert [group["lr"] for group in model.policy.optimizer.param_groups] == [1e-2, 1e-2]
+def test_an_optimizer_with_groups_of_its_own() -> None:
+    """With a factor, which rate would be whose is not known; without, it is left alone."""
+    policy = {"optimizer_class": Grouped}
     with pytest.raises(ValueError, match="critic_lr_factor"):
-        make_model(**options, critic_lr_factor=2)
+        make_model(**REPLAY, policy_kwargs=policy)
+    model = make_model(policy_kwargs=policy).learn(64)
+    assert [group["lr"] for group in model.policy.optimizer.param_groups] == [1e-2, 1e-2]
