@@ -35,10 +35,15 @@ def make_env(observation: str = "box", action: str = "box", n_envs: int = 2) -> 
 
 
 def test_arguments_of_ppo_come_first() -> None:
-    """PPO's arguments have their names, positions and defaults; ours follow, each with a default, by keyword only."""
+    """
+    PPO's arguments have their names, positions and defaults (but for the two that depend on whether there is a replay); ours
+    follow, each with a default, by keyword only.
+    """
     theirs = list(inspect.signature(PPO.__init__).parameters.values())
     ours = list(inspect.signature(GIPO.__init__).parameters.values())
-    assert [(p.name, p.default, p.kind) for p in ours[: len(theirs)]] == [(p.name, p.default, p.kind) for p in theirs]
+    assert [(p.name, p.kind) for p in ours[: len(theirs)]] == [(p.name, p.kind) for p in theirs]
+    for one, other in zip(ours, theirs, strict=False):
+        assert one.default == (None if one.name in ("n_steps", "batch_size") else other.default), one.name
     assert all(p.default is not p.empty and p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
 
 
@@ -47,6 +52,18 @@ def test_positional_arguments_mean_what_they_mean_in_ppo() -> None:
     model = GIPO("MlpPolicy", make_env(), 1e-3, 32, 8, 3, 0.9, 0.8, 0.1)
     assert (model.n_steps, model.batch_size, model.n_epochs, model.gamma, model.gae_lambda) == (32, 8, 3, 0.9, 0.8)
     assert model.clip_range(1.0) == 0.1
+
+
+def test_what_stands_for_what_is_left_out() -> None:
+    """Without replay PPO's numbers; with one 512 steps of all environments together, minibatches of 128, 16,384 kept."""
+    without = GIPO("MlpPolicy", make_env(), replay_capacity=None)
+    ppo = PPO("MlpPolicy", make_env())
+    assert (without.n_steps, without.batch_size) == (ppo.n_steps, ppo.batch_size)
+    one, two, many = (GIPO("MlpPolicy", make_env(n_envs=number)) for number in (1, 2, 600))
+    assert [model.n_steps for model in (one, two, many)] == [512, 256, 2]
+    assert one.batch_size == 128
+    assert (one.replay_buffer.capacity, many.replay_buffer.capacity) == (16_384, 16_384)
+    assert GIPO("MlpPolicy", make_env(), n_steps=2048).replay_buffer.capacity == 8 * 2 * 2048
 
 
 def test_without_setup_and_without_environment() -> None:
@@ -223,10 +240,10 @@ def test_model_file_holds_no_data_and_no_environment(tmp_path: Path) -> None:
 
 def test_loaded_with_another_number_of_environments(tmp_path: Path) -> None:
     """A model loads onto more environments, and its replay makes room for the larger rollouts."""
-    GIPO("MlpPolicy", make_env(n_envs=2), **SMALL).learn(32).save(tmp_path / "model")
+    GIPO("MlpPolicy", make_env(n_envs=2), **{**SMALL, "n_steps": 640}).learn(32).save(tmp_path / "model")
     loaded = GIPO.load(tmp_path / "model", env=make_env(n_envs=5))
-    assert loaded.replay_buffer.capacity == 8 * 16 * 5
-    assert loaded.learn(80).num_timesteps == 80
+    assert loaded.replay_buffer.capacity == 8 * 16 * 5 * 40
+    assert loaded.learn(80).num_timesteps == 640 * 5
 
 
 def test_predictions_survive(tmp_path: Path) -> None:
@@ -405,7 +422,7 @@ def test_policy_is_in_training_mode_during_the_update() -> None:
     original = model.policy.evaluate_actions
     model.policy.evaluate_actions = lambda obs, actions: (modes.append(model.policy.training), original(obs, actions))[1]
     model.learn(32)
-    assert modes == [False] + [True] * 8
+    assert modes == [False] + [True] * 16
 
 
 def test_gradients_are_clipped() -> None:
@@ -420,7 +437,7 @@ def test_gradients_are_clipped() -> None:
 
     model.policy.optimizer.step = spy
     model.learn(64, log_interval=10**6)
-    assert len(norms) == 16
+    assert len(norms) == 32
     assert max(norms) <= 0.01 + 1e-6
     assert model.logger.name_to_value["train/grad_norm"] > 0.01
 

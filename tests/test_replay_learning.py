@@ -79,12 +79,12 @@ def test_max_policy_lag_drops_and_counts() -> None:
     assert [entry["replay/dropped"] for entry in log.iterations] == [0, 0, 0, 32, 64, 96]
 
 
-def test_default_work_is_that_of_ppo() -> None:
-    """Without ``gradient_steps`` an iteration takes twice the minibatches that PPO takes on one rollout."""
+def test_default_work_is_four_times_that_of_ppo() -> None:
+    """Without ``gradient_steps``: minibatches that PPO takes on one rollout, four times."""
     model = GIPO("MlpPolicy", make_env(), **SMALL)
     model.learn(32)
     draws = model.replay_buffer.gather("draws", np.arange(32))
-    assert draws.sum() == 2 * SMALL["n_epochs"] * 32
+    assert draws.sum() == 4 * SMALL["n_epochs"] * 32
 
 
 @pytest.mark.parametrize("target", ["vtrace", "gae"])

@@ -115,6 +115,8 @@ def test_a_healthy_run_hears_nothing(algorithm: Any, env_id: str, steps: int, kw
 )
 def test_learning_rate_1000_times_too_high(algorithm: Any, env_id: str, kwargs: dict[str, Any]) -> None:
     """KL runaway first; the advice is to lower the learning rate."""
+    if algorithm is GIPO:  # what PPO does; with more a ratio tail may be seen first
+        kwargs = {**kwargs, "batch_size": 64, "gradient_steps": 10 * kwargs["n_steps"] // 64}
     callback, dumps, _ = train(algorithm, env_id, 5_000, **kwargs)
     assert said(callback)[0] == "kl_runaway"
     assert "KL runaway" in callback.reports[0].message
@@ -227,7 +229,7 @@ def test_an_update_without_a_finite_gradient(tmp_path: Path) -> None:
     assert batch is not None
     with np.load(batch) as saved:
         assert set(saved) >= {"observations", "actions", "old_log_prob", "advantages"}
-        assert len(saved["advantages"]) == 64
+        assert len(saved["advantages"]) == 128
 
 
 def test_parameters_that_are_not_finite() -> None:
@@ -427,8 +429,8 @@ def test_the_offending_minibatch_is_saved(tmp_path: Path) -> None:
     assert report.batch == tmp_path / "a" / "b" / f"no_reward_signal_{report.timesteps}_steps.npz"
     assert str(report.batch) in report.message
     with np.load(report.batch) as saved:
-        assert saved["observations"].shape == (64, 4)
-        assert saved["version_gap"].shape == saved["log_ratio"].shape == saved["multiplier"].shape == (64,)
+        assert saved["observations"].shape == (128, 4)
+        assert saved["version_gap"].shape == saved["log_ratio"].shape == saved["multiplier"].shape == (128,)
     assert list((tmp_path / "a" / "b").iterdir()) == [report.batch]
 
 

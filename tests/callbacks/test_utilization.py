@@ -43,8 +43,8 @@ def test_ages_of_a_replay() -> None:
     assert [last[f"by_age/stored_frac/{label}"] for label in ("0", "1", "2-3")] == [0.25, 0.25, 0.5]
     assert last["replay/version_gap_mean"] == 1.5
     assert last["replay/version_gap_max"] == 3
-    # 24 minibatches of 16 from 256: each is drawn 1.5 times an update; the newest was there for one, the next for two
-    assert last["by_age/reuse_mean/0"] == pytest.approx(1.5, abs=0.5)
+    # 48 minibatches of 16 from 256: each is drawn 3 times an update; the newest was there for one, the next for two
+    assert last["by_age/reuse_mean/0"] == pytest.approx(3, abs=0.5)
     assert last["by_age/reuse_mean/1"] > last["by_age/reuse_mean/0"]
     assert last["by_age/kl_behaviour/2-3"] > last["by_age/kl_behaviour/0"]
 

@@ -32,7 +32,7 @@ def real_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     short = {"n_steps": 64, "batch_size": 32, "n_epochs": 3}
     train(logs / "ppo" / "CartPole-v1_1", PPO, 1280, **short)
     train(logs / "ppo" / "with callback", PPO, 1280, UtilizationCallback(), **short)
-    everything = {**short, "n_epochs": 4}  # an update draws as much as is stored: rollouts of every age
+    everything = {**short, "replay_capacity": 512}  # an update draws as much as is stored: rollouts of every age
     train(logs / "gipo" / "CartPole-v1_1", GIPO, 1280, **everything)
     train(logs / "gipo" / "with callback", GIPO, 1280, UtilizationCallback(), **everything)
     train(logs / "a2c", A2C, 1000)
