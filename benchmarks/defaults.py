@@ -18,7 +18,7 @@ import numpy as np
 import torch as th
 from stable_baselines3 import PPO
 
-from sb3_gipo import GIPO
+from sb3_gipo import GIPO, defaults
 
 TASKS: dict[str, tuple[int, dict[str, Any]]] = {
     "CartPole-v1": (30_000, {}),
@@ -40,7 +40,8 @@ def train(task: str, options: dict[str, Any] | None, seed: int) -> float:
     else:
         options = dict(options)
         if "work" in options:
-            options["gradient_steps"] = options.pop("work") * 10 * common.get("n_steps", 2048) // 64
+            rollout = common.get("n_steps", defaults.REPLAY_ROLLOUT)
+            options["gradient_steps"] = options.pop("work") * 10 * rollout // defaults.REPLAY_BATCH_SIZE
         model = GIPO("MlpPolicy", task, seed=seed, **common, **options)
     try:
         model.learn(steps)
