@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "ops": 0,
     "defaults": 1,
+    "look": 1,
     "settings": 1,
     "pages": 1,
     "rollouts": 1,

@@ -14,27 +14,11 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocat
 from sb3_gipo.diagnosis.facts import Facts, estimated_drift, window_start
 from sb3_gipo.diagnosis.logs import Curve, Run
 from sb3_gipo.diagnosis.questions import PAPER_DRIFT, STALE_DRIFT
+from sb3_gipo.look import BLUE, GREEN, GREY, LOOK, ORANGE, RED
 
 SIZE = (4.4, 2.7)
 # More points than this are not to be told apart at this size, and make the page large.
 MOST_POINTS = 400
-# Told apart by the colour-blind (Okabe and Ito).
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6b7280"
-LOOK: dict[str, Any] = {
-    "font.size": 9,
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#9ca3af",
-    "axes.labelcolor": "#374151",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "grid.linewidth": 0.6,
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-}
 
 # label, colour
 Look = tuple[str, str]

@@ -10,30 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
+from sb3_gipo import look
+from sb3_gipo.look import BLUE, GREEN, GREY, ORANGE, RED
 from sb3_gipo.studies import statistics
 from sb3_gipo.studies.analysis import LEVELS, Band, RegimeAnalysis, sampling_of
 from sb3_gipo.studies.curves import Curves, Floats
 from sb3_gipo.studies.plan import Study
 
-# Told apart by the colour-blind (Okabe and Ito); dashes beyond.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+# Dashes beyond the colours.
+COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
-GREY = "#6b7280"
 WIDTH, HEIGHT = 4.6, 3.0
 LOOK: dict[str, Any] = {
-    "font.size": 9,
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#9ca3af",
-    "axes.labelcolor": "#374151",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "grid.linewidth": 0.6,
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
+    **look.LOOK,
     "legend.fontsize": 8,
     "svg.fonttype": "none",  # letters, not outlines: a tenth of the size, and they can be searched
     "font.family": ["sans-serif"],
@@ -200,11 +189,11 @@ def _fans(axes: Axes, study: Study, curves: dict[str, Curves], values: dict[str,
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _fan(axes: Axes, x: Floats, band: Band, name: str, look: dict[str, Any]) -> None:
+def _fan(axes: Axes, x: Floats, band: Band, name: str, style_of_line: dict[str, Any]) -> None:
     if not np.isfinite(x).all():
         return
-    axes.plot(x, band.score, label=name, **look)
-    axes.fill_between(x, band.low, band.high, color=look["color"], alpha=0.15, linewidth=0)
+    axes.plot(x, band.score, label=name, **style_of_line)
+    axes.fill_between(x, band.low, band.high, color=style_of_line["color"], alpha=0.15, linewidth=0)
 
 
 def _picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
