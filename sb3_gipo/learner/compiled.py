@@ -178,7 +178,7 @@ class RecordedStep:
         buffers = [f"policy.{name}" for name, _ in policy.named_buffers()]
         parameters = [f"policy.{name}" for name, _ in policy.named_parameters()]
         module, adam_settings = _Objective(policy), optimization.settings()
-        stretches = optimization.clipped_stretches()
+        stretches = optimization.clipped_stretches
 
         def step(*tensors: th.Tensor) -> tuple[th.Tensor, ...]:
             state, (coefficients, learning_rate), rest = AdamState(*tensors[:4]), tensors[4:6], tensors[6:]
@@ -252,7 +252,7 @@ def _compile_and_compare(
         if any(gradient is None for gradient in gradients):
             raise ValueError("a parameter has no part in the loss.")
         gradient = th.cat([part.reshape(-1) for part in gradients if part is not None])
-        clipped, norm = clip_gradient(gradient, optimization.clipped_stretches(), how.max_grad_norm)
+        clipped, norm = clip_gradient(gradient, optimization.clipped_stretches, how.max_grad_norm)
         expected = adam(state, clipped, learning_rate, adam_settings)
         applied = bool(th.isfinite(norm)) and not (how.kl_limit is not None and bool(terms.divergence() > how.kl_limit))
         after = expected if applied else AdamState(*(part.clone() for part in state))

@@ -65,6 +65,7 @@ class AnyOptimizer:
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self._policy = policy
+        self._clipped = clipped_together(policy)
 
     def __enter__(self) -> "AnyOptimizer":
         return self
@@ -82,7 +83,7 @@ class AnyOptimizer:
         :param max_grad_norm: the gradients that are there are scaled down to this norm
         :return: as :meth:`step`
         """
-        norms = [th.nn.utils.clip_grad_norm_(part, max_grad_norm) for part in clipped_together(self._policy)]
+        norms = [th.nn.utils.clip_grad_norm_(part, max_grad_norm) for part in self._clipped]
         norm = norms[0] if len(norms) == 1 else th.stack(norms).norm()
         finite = bool(th.isfinite(norm))
         if finite:
@@ -108,6 +109,7 @@ class FlatAdam:
         self.steps = th.zeros((), device=self.values.device)
         self._stretches: list[tuple[int, slice]] = []
         self._clipped: list[list[int]] = []
+        self._clipped_stretches: list[tuple[int, slice]] = []
         if self.values.device.type == "cuda":  # a CUDA graph may change only what stays where it is
             for vector in self.state():
                 th._dynamo.mark_static_address(vector, guard=False)
@@ -184,7 +186,9 @@ class FlatAdam:
         states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
         self.steps.fill_(float(states[0]["step"]) if states[0] else 0.0)
         self._stretches = self._of_one_group()
+        self._plain = AnyOptimizer(self._policy)  # the groups may be others than at the last update
         self._clipped = self._places(clipped_together(self._policy))
+        self._clipped_stretches = self._of_one_clipping()
         self._homes = [parameter.data for parameter in self._parameters]
         self._load(self.values, self._homes)
         for name, vector in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
@@ -220,8 +224,12 @@ class FlatAdam:
         place = {id(parameter): index for index, parameter in enumerate(self._parameters)}
         return [[place[id(parameter)] for parameter in part] for part in parts]
 
+    @property
     def clipped_stretches(self) -> list[tuple[int, slice]]:
-        """:return: stretches of the vectors whose gradient is clipped together, with the number of that part"""
+        """Stretches of the vectors whose gradient is clipped together, with the number of that part."""
+        return self._clipped_stretches
+
+    def _of_one_clipping(self) -> list[tuple[int, slice]]:
         if len(self._clipped) == 1:
             return [(0, slice(0, self.values.numel()))]
         part_of = {place: part for part, places in enumerate(self._clipped) for place in places}
@@ -257,7 +265,7 @@ class FlatAdam:
         finite = th.isfinite(norm)
         # as `clip_grad_norm_`
         scales = [th.clamp(max_grad_norm / (each + 1e-6), max=1.0) for each in norms]
-        for index, part in self.clipped_stretches():
+        for index, part in self.clipped_stretches:
             self.gradient[part].mul_(scales[index])
         if self.values.device.type != "cpu":
             self._adam(found_inf=(~finite).float())
