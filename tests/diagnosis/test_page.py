@@ -2,7 +2,6 @@
 
 import base64
 import os
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,40 +16,9 @@ from sb3_gipo.diagnosis.logs import Curve, Run
 from sb3_gipo.diagnosis.plots import draw
 from sb3_gipo.pages import write_page
 from tests.diagnosis.written import GIPO, PPO, RISING, SLOW, run_of
+from tests.html import Page
 
-VOID = {"meta", "img", "br", "link", "hr", "input"}
 HOSTILE = '<script>alert("1")</script>&'
-
-
-class Page(HTMLParser):
-    """Text, elements and attributes of a page; fails where an element is closed that is not open."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.text.split())
 
 
 def pictures(parsed: Page) -> list[str]:
