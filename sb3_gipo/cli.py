@@ -94,7 +94,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to compare, see docs/compare.md")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for records and report (default: the study's name)")
     parser.add_argument("--jobs", type=_count, metavar="N", help="runs at once (default: one for each core)")
-    parser.add_argument("--retry", action="store_true", help="try failed runs again, replace records of other settings")
+    parser.add_argument("--retry", action="store_true", help="make failed runs and those of other settings again")
     parser.add_argument("--report", action="store_true", help="only report what is there, run nothing")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="only these algorithms, tasks or regimes")
     parser.set_defaults(run=_compare)

@@ -11,7 +11,7 @@ from sb3_gipo.studies import checking
 from sb3_gipo.studies import folder as room
 from sb3_gipo.studies.checking import StudyError
 from sb3_gipo.studies.conduct import conduct
-from sb3_gipo.studies.plan import Run, Study
+from sb3_gipo.studies.plan import Run, Study, distinct
 from sb3_gipo.studies.reading import read_study
 from sb3_gipo.studies.report import Report, write_report
 
@@ -35,7 +35,7 @@ def compare(
     :param path: of the study file
     :param folder: for records and report
     :param jobs: runs at once; ``None``: one for each core
-    :param retry: try failed runs again, replace records of other settings
+    :param retry: try failed runs again, and make those again whose records are of other settings
     :param report_only: run nothing
     :param only: names of algorithms, tasks or regimes; empty: all
     :param console: to tell on
@@ -69,11 +69,12 @@ def _command(path: Path, folder: Path) -> str:
 def _tell(console: Console, folder: Path, report: Report) -> None:
     """Where the report is, what is missing from it, and the decision last."""
     results = report.results
-    for number, what in (
-        (len(results.failures), "failed (--retry tries them again)"),
-        (len(results.missing), "not finished (the same command makes them)"),
-        (len(results.other), "with records of other settings (--retry replaces them)"),
+    for runs, what in (
+        ([run for run, _ in results.failures], "failed (--retry tries them again)"),
+        (results.missing, "not finished (the same command makes them)"),
+        (results.other, "with records of other settings (--retry makes them again)"),
     ):
+        number = len(distinct(runs))
         if number:
             console.print(f"Runs missing from the report: {number} {what}", markup=False, highlight=False, soft_wrap=True)
     console.print(

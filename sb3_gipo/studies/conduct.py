@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sb3_gipo.studies import folder as room
-from sb3_gipo.studies.plan import Run
+from sb3_gipo.studies.plan import Run, distinct
 from sb3_gipo.studies.probe import check_buildable
 from sb3_gipo.zoo.processes import Job, last_lines, run_all
 
@@ -21,11 +21,12 @@ def conduct(folder: Path, runs: Sequence[Run], jobs: int | None, retry: bool, co
     :param folder: of the study, locked by the caller
     :param runs: to be made, where they are not
     :param jobs: how many at once; ``None``: as many as there are cores
-    :param retry: failed ones again; records of other settings are replaced
+    :param retry: failed ones again, and those whose records are of other settings
     :param console: to tell on
     :return: the runs that were neither finished nor have failed: killed, with nothing left behind
     """
-    waiting = room.prepare(folder, list(runs), retry=retry)
+    runs = distinct(runs)
+    waiting = room.waiting(folder, runs, retry=retry)
     console.print(
         f"{len(runs)} runs: {len(runs) - len(waiting)} finished or failed before, {len(waiting)} to do.", highlight=False
     )
@@ -33,6 +34,7 @@ def conduct(folder: Path, runs: Sequence[Run], jobs: int | None, retry: bool, co
         return []
     console.print("Building every contestant once ...", highlight=False)
     check_buildable(waiting)
+    room.prepare(folder, waiting)
     places = [room.place(folder, run) for run in waiting]
     command = [sys.executable, "-m", "sb3_gipo.studies.run_one"]
     work = [Job([*command, str(here), "--parent", str(os.getpid())], here / room.LOG) for here in places]
@@ -92,7 +94,7 @@ class Display:
     def _advance(self, run: Run, progress: dict[str, Any]) -> None:
         if run.slug not in self._bars:
             steps = run.configuration["steps"]
-            self._bars[run.slug] = self._progress.add_task(_name(run), total=steps, note="")
+            self._bars[run.slug] = self._progress.add_task(run.title, total=steps, note="")
         latest = progress.get("last_return")
         note = "" if latest is None else f"return {latest:.4g}"
         self._progress.update(self._bars[run.slug], completed=progress.get("steps", 0), note=note)
@@ -111,10 +113,5 @@ class Display:
             record = room.read(here / room.RECORD) or {}
             returns = record["evaluations"][-1]["returns"]
             how = f"return {sum(returns) / len(returns):.4g} in {record['wall_seconds']:.0f} s"
-        line = f"[{self._ended}/{self._number}, {time.monotonic() - self._start:.0f} s] {_name(run)}: {how}"
+        line = f"[{self._ended}/{self._number}, {time.monotonic() - self._start:.0f} s] {run.title}: {how}"
         self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _name(run: Run) -> str:
-    parts = (run.task, run.regime, run.contestant)
-    return ", ".join(part for part in parts if part != "default") + f", seed {run.seed}"

@@ -2,6 +2,9 @@
 
 import importlib
 import inspect
+import math
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +16,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-import sb3_gipo  # registers the ids of Meta-World
+import sb3_gipo
+from sb3_gipo import defaults  # with the package, which registers the ids of Meta-World
 from sb3_gipo.studies.checking import StudyError, suggestion
 
 # What a study decides itself.
@@ -98,6 +102,44 @@ def arguments_of(algorithm: type) -> dict[str, Any] | None:
     return {name: each.default for name, each in parameters.items() if name not in OURS}
 
 
+def argument_defaults(algorithm: type) -> dict[str, Any]:
+    """
+    What a study file leaves unsaid: a change of these is a change of the study, although its file stays the same.
+
+    :param algorithm: a class
+    :return: the arguments of its constructor that a study may set, with their defaults, as JSON knows them; without the device
+    """
+    parameters = inspect.signature(algorithm.__init__).parameters  # type: ignore[misc]  # of a class, not of an instance
+    named = {name: each for name, each in parameters.items() if each.default is not inspect.Parameter.empty}
+    return {name: as_json(each.default) for name, each in named.items() if name not in (*OURS, "device")}
+
+
+def package_defaults(algorithm: type) -> dict[str, Any]:
+    """
+    :param algorithm: a class
+    :return: of ours and what is derived from them: what stands behind ``None`` and ``"auto"``, by name; of others nothing
+    """
+    if not any(each.__module__.partition(".")[0] == sb3_gipo.__name__ for each in algorithm.__mro__):
+        return {}
+    return {name: as_json(value) for name, value in sorted(vars(defaults).items()) if name.isupper()}
+
+
+def as_json(value: Any) -> Any:
+    """
+    :param value: of an argument
+    :return: as JSON knows it; of what JSON does not know, a text that is the same in every process
+    """
+    if isinstance(value, Mapping):
+        return {str(key): as_json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(each) for each in value]
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return f"{value.__module__}:{value.__qualname__}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
 def resolve(settings: dict[str, Any], env: VecEnv, algorithm: type) -> dict[str, Any]:
     """
     :param settings: as they stand in the file
@@ -159,6 +201,3 @@ def make_model(run: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
     settings = resolve(run["algorithm"]["settings"], env, algorithm)
     model: BaseAlgorithm = algorithm(run["algorithm"]["policy"], env, seed=run["seed"], **settings)  # type: ignore[call-arg]
     return model
-
-
-PACKAGE_VERSION = sb3_gipo.__version__

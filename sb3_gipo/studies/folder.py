@@ -4,6 +4,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from sb3_gipo.studies.plan import Run, fingerprint
 RUNS = "runs"
 CONFIGURATION = "run.json"
 RECORD = "record.json"
+REPLACED = "record.replaced-{}.json"
 FAILURE = "failure.json"
 PROGRESS = "progress.json"
 LOG = "log.txt"
 LOCK = "lock"
+LONG = 80  # of a value in a message
 
 
 @contextmanager
@@ -87,33 +90,44 @@ def failure_of(folder: Path, run: Run) -> dict[str, Any] | None:
     return failure if failure is not None and failure.get("fingerprint") == run.fingerprint else None
 
 
-def prepare(folder: Path, runs: list[Run], *, retry: bool) -> list[Run]:
+def waiting(folder: Path, runs: list[Run], *, retry: bool) -> list[Run]:
     """
-    Write the configurations of the runs that are to be made.
-
     :param folder: of the study
     :param runs: of the study
-    :param retry: what failed is tried again, and records of other settings are replaced
-    :return: the runs that are neither finished nor failed
+    :param retry: what failed is tried again, and what has a record of other settings is made again
+    :return: the runs that are to be made; nothing is changed
     :raises StudyError: for records of other settings
     """
     others = [run for run in runs if (place(folder, run) / RECORD).exists() and record_of(folder, run) is None]
     if others and not retry:
         raise StudyError(_of_other_settings(folder, others))
-    waiting = []
+    return [run for run in runs if record_of(folder, run) is None and (failure_of(folder, run) is None or retry)]
+
+
+def prepare(folder: Path, runs: list[Run]) -> None:
+    """
+    Write the configurations of the runs that are to be made. A record of other settings took hours: it is set aside.
+
+    :param folder: of the study
+    :param runs: that are to be made
+    """
     for run in runs:
         here = place(folder, run)
-        if record_of(folder, run) is not None or (failure_of(folder, run) is not None and not retry):
-            continue
         here.mkdir(parents=True, exist_ok=True)
         # the record last: killed in between, the next call still sees that it is one of other settings
-        for name in (PROGRESS, FAILURE, LOG, RECORD):
+        for name in (PROGRESS, FAILURE, LOG):
             (here / name).unlink(missing_ok=True)
         for leftover in here.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        if (here / RECORD).exists():
+            (here / RECORD).rename(_free(here))
         write_json(here / CONFIGURATION, run.configuration)
-        waiting.append(run)
-    return waiting
+
+
+def _free(here: Path) -> Path:
+    """A name that no earlier record has."""
+    names = (here / REPLACED.format(number) for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def fail(here: Path, configuration: dict[str, Any], error: str, lines: str) -> None:
@@ -129,11 +143,20 @@ def fail(here: Path, configuration: dict[str, Any], error: str, lines: str) -> N
 def _of_other_settings(folder: Path, others: list[Run]) -> str:
     here = place(folder, others[0])
     old = read(here / CONFIGURATION) or {}
-    changed = ", ".join(_differences(old, others[0].configuration)) or "its record has another configuration"
+    new = others[0].configuration
+    # the settings given are among the arguments: each is told once
+    lines = _differences(_without_settings(old), _without_settings(new)) or _differences(old, new)
+    changed = ", ".join(lines) or "its record has another configuration"
     return (
         f"{len(others)} finished run{'s were' if len(others) > 1 else ' was'} made with other settings than the study has "
-        f"now, for example {here.name}: {changed}. Give a new --folder, or replace those records with --retry."
+        f"now, for example {here.name}: {changed}. Give a new --folder, or make them again with --retry, which sets the old "
+        f"records aside ({REPLACED.format(1)})."
     )
+
+
+def _without_settings(configuration: dict[str, Any]) -> dict[str, Any]:
+    algorithm = configuration.get("algorithm", {})
+    return {**configuration, "algorithm": {key: value for key, value in algorithm.items() if key != "settings"}}
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -141,4 +164,9 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
         keys = [*old, *(key for key in new if key not in old)]
         parts = [_differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key)) for key in keys]
         return [line for part in parts for line in part]
-    return [] if old == new else [f"{where} was {old!r} and is {new!r}"]
+    return [] if old == new else [f"{where} was {_short(old)} and is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= LONG else f"{said[:LONG]} ..."

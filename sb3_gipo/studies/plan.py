@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FORMAT = 1  # of run.json and record.json
+FORMAT = 2  # of run.json and record.json
 ONLY_REGIME = "default"
 
 
@@ -36,6 +36,8 @@ class Contestant(NamedTuple):
     :param algorithm: ``package.module:Class``
     :param policy: its first argument
     :param settings: further arguments, as they stand in the file
+    :param arguments: all of the constructor with their defaults, which the settings replace
+    :param constants: of this package that stand behind its ``None`` and ``"auto"``, by name; of another's algorithms none
     :param n_envs: environments that it learns from
     :param normalize: arguments of ``VecNormalize``; ``None``: not normalised
     :param in_regimes: whether a regime changes its settings
@@ -45,6 +47,8 @@ class Contestant(NamedTuple):
     algorithm: str
     policy: str
     settings: dict[str, Any]
+    arguments: dict[str, Any]
+    constants: dict[str, Any]
     n_envs: int
     normalize: dict[str, Any] | None
     in_regimes: bool
@@ -108,7 +112,7 @@ class Run(NamedTuple):
     """
     :param task: its name
     :param regime: its name
-    :param contestant: its name
+    :param contestant: its name; one that keeps its settings in every regime has the same run, and folder, in all of them
     :param seed: of the run
     :param configuration: everything that decides what the run does, as it stands in ``run.json``
     """
@@ -122,8 +126,17 @@ class Run(NamedTuple):
     @property
     def slug(self) -> str:
         """Name of its folder."""
-        parts = [self.task, *([] if self.regime == ONLY_REGIME else [self.regime]), self.contestant, f"seed {self.seed}"]
-        return "--".join(slug(part) for part in parts)
+        return "--".join(slug(part) for part in self._parts)
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return ", ".join(self._parts)
+
+    @property
+    def _parts(self) -> list[str]:
+        regime = self.configuration["regime"]
+        return [self.task, *([] if regime == ONLY_REGIME else [regime]), self.contestant, f"seed {self.seed}"]
 
     @property
     def fingerprint(self) -> str:
@@ -166,15 +179,19 @@ class Study:
 
     def _run(self, task: Task, regime: str, contestant: Contestant, seed: int) -> Run:
         changed = in_regime(contestant, self.regimes[regime])
+        shared = len(self.regimes) > 1 and not contestant.in_regimes
         configuration = {
             "format": FORMAT,
             "task": {"name": task.name, "id": task.id, "kwargs": task.kwargs, "eval_kwargs": task.eval_kwargs},
-            "regime": regime,
+            "regime": ONLY_REGIME if shared else regime,
             "algorithm": {
                 "name": contestant.name,
                 "class": contestant.algorithm,
                 "policy": contestant.policy,
                 "settings": changed.settings,
+                # in full: a record made before a default changed is one of other settings
+                "arguments": {**changed.arguments, **changed.settings},
+                "defaults": changed.constants,
             },
             "n_envs": changed.n_envs,
             "normalize": changed.normalize,
@@ -183,6 +200,17 @@ class Study:
             "evaluations": {"at": self.grid(task), "episodes": self.evaluations.episodes, "seed": self.evaluations.seed},
         }
         return Run(task.name, regime, contestant.name, seed, configuration)
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """
+    :param runs: of a study
+    :return: the first of those that share a folder: one run that counts in several regimes
+    """
+    found: dict[str, Run] = {}
+    for run in runs:
+        found.setdefault(run.slug, run)
+    return list(found.values())
 
 
 def in_regime(contestant: Contestant, overrides: Mapping[str, Any]) -> Contestant:

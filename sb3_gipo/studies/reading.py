@@ -9,7 +9,7 @@ import yaml
 
 from sb3_gipo.studies import checking
 from sb3_gipo.studies.checking import StudyError, refuse
-from sb3_gipo.studies.contestants import arguments_of, find_algorithm, path_of
+from sb3_gipo.studies.contestants import argument_defaults, arguments_of, find_algorithm, package_defaults, path_of
 from sb3_gipo.studies.plan import ONLY_REGIME, Contestant, Decision, Evaluations, Statistics, Study, Task, slug
 from sb3_gipo.studies.regimes import regime_settings
 
@@ -152,6 +152,8 @@ def _contestants(content: dict[str, Any]) -> Iterator[Contestant]:
             path_of(algorithm),
             checking.text(f"the policy of {name!r}", entry.get("policy", "MlpPolicy")),
             settings,
+            argument_defaults(algorithm),
+            package_defaults(algorithm),
             checking.whole(f"n_envs of {name!r}", entry.get("n_envs", content.get("n_envs", 1)), 1),
             _normalize(f"normalize of {name!r}", entry.get("normalize", content.get("normalize", True)), gamma),
             in_regimes,

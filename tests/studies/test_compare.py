@@ -13,17 +13,20 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from stable_baselines3 import PPO
 
+from sb3_gipo import defaults
 from sb3_gipo.cli import main
 from sb3_gipo.studies import conduct
 from sb3_gipo.studies import folder as room
 from sb3_gipo.studies.checking import StudyError
 from sb3_gipo.studies.command import compare
 from sb3_gipo.studies.conduct import Display
-from sb3_gipo.studies.plan import Run, Study
+from sb3_gipo.studies.plan import Run, Study, distinct
 from sb3_gipo.studies.probe import check_buildable
 from sb3_gipo.studies.reading import read_study
 from sb3_gipo.studies.report import write_report
+from sb3_gipo.studies.results import load
 from sb3_gipo.studies.run_one import make
 from sb3_gipo.zoo.processes import Job
 from tests.studies.synthetic import line, record, study, write
@@ -142,15 +145,79 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 
 
 def test_records_of_other_settings(tmp_path: Path) -> None:
-    """Are not mixed with new ones: the change is told; with --retry they are made again."""
+    """Are not mixed with new ones: the change is told, once; with --retry they are made again, and the old ones are kept."""
     path, of = known(tmp_path)
     write(tmp_path / "x", of, lambda run: line(run, 300))
     path.write_text(TINY.replace("gradient_steps: 5", "gradient_steps: 6"))
-    with pytest.raises(StudyError, match=r"1 finished run was made .*gradient_steps was 5 and is 6.*--folder.*--retry"):
+    with pytest.raises(
+        StudyError, match=r"1 finished run was made .*gradient_steps was 5 and is 6.*--folder.*--retry"
+    ) as told:
         compare(path, tmp_path / "x")
-    waiting = room.prepare(tmp_path / "x", read_study(path).runs(), retry=True)
-    assert [run.contestant for run in waiting] == ["GIPO"]
-    assert not (room.place(tmp_path / "x", waiting[0]) / room.RECORD).exists()
+    assert str(told.value).count("was 5") == 1
+    for gradient_steps in (6, 7):
+        path.write_text(TINY.replace("gradient_steps: 5", f"gradient_steps: {gradient_steps}"))
+        waiting = room.waiting(tmp_path / "x", read_study(path).runs(), retry=True)
+        assert [run.contestant for run in waiting] == ["GIPO"]
+        here = room.place(tmp_path / "x", waiting[0])
+        before = (here / room.RECORD).read_bytes()
+        room.prepare(tmp_path / "x", waiting)
+        assert not (here / room.RECORD).exists()
+        assert (here / f"record.replaced-{gradient_steps - 5}.json").read_bytes() == before
+        (here / room.RECORD).write_text(json.dumps(record(waiting[0], [0.0, 1.0, 2.0])))
+    assert len(list(here.glob("record.*"))) == 3
+
+
+def test_a_record_outlives_a_study_that_cannot_be_built(tmp_path: Path) -> None:
+    """--retry with a mistake in the file: the mistake is told, and everything lies where it lay."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    before = {each: each.read_bytes() for each in (tmp_path / "x" / room.RUNS).rglob("*.json")}
+    path.write_text(TINY.replace("gradient_steps: 5", "gradient_steps: -5"))
+    with pytest.raises(StudyError, match=r"(?s)Nothing was run.*gradient_steps"):
+        compare(path, tmp_path / "x", retry=True)
+    assert {each: each.read_bytes() for each in (tmp_path / "x" / room.RUNS).rglob("*.json")} == before
+
+
+def test_a_record_of_other_defaults_is_one_of_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is the same, but what it leaves unsaid has changed: an argument's default, or what stands behind ``None``."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    with monkeypatch.context() as patch:
+        patch.setattr(defaults, "REPLAY_KL_COEF", 0.25)
+        with pytest.raises(StudyError, match=r"1 finished run was .*defaults.REPLAY_KL_COEF was 0.1 and is 0.25"):
+            compare(path, tmp_path / "x")
+    assert compare(path, tmp_path / "x", console=Console(file=io.StringIO())) == 0
+    monkeypatch.setattr(PPO.__init__, "__defaults__", (5e-4, *PPO.__init__.__defaults__[1:]))
+    with pytest.raises(StudyError, match=r"2 finished runs were .*arguments.learning_rate was 0.0003 and is 0.0005"):
+        compare(path, tmp_path / "x")
+
+
+def test_a_contestant_without_regimes_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record counts in every regime, and its failure too, told once."""
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        TINY.replace("n_steps: 64, n_epochs: 2", "regimes: false") + "regimes: {a: {gamma: 0.9}, b: {gamma: 0.8}}\n"
+    )
+    of = read_study(path)
+    assert sorted(run.slug for run in of.runs() if run.contestant == "PPO") == ["cartpole-v1--ppo--seed-1"] * 2
+    assert len(distinct(of.runs())) == 5
+    monkeypatch.setattr(conduct, "check_buildable", lambda runs: None)
+
+    def end(jobs: list[Job], at_once: int, look: Callable[[], None]) -> list[int]:
+        for run in distinct(of.runs()):
+            if run.contestant != "Broken":
+                (room.place(tmp_path / "x", run) / room.RECORD).write_text(json.dumps(record(run, [0.0, 1.0, 2.0])))
+        return [0 if job.log.parent.joinpath(room.RECORD).exists() else 1 for job in jobs]
+
+    monkeypatch.setattr(conduct, "run_all", end)
+    out = io.StringIO()
+    assert compare(path, tmp_path / "x", console=Console(file=out, width=200)) == 1
+    assert "5 runs: 0 finished or failed before, 5 to do." in out.getvalue()
+    assert "Runs missing from the report: 2 failed" in out.getvalue()
+    found = load(of, tmp_path / "x")
+    assert found.records["a", "PPO", "CartPole-v1"] == found.records["b", "PPO", "CartPole-v1"] != []
+    assert found.records["a", "GIPO", "CartPole-v1"] != found.records["b", "GIPO", "CartPole-v1"]
+    assert (room.place(tmp_path / "x", of.runs()[0]) / room.RECORD).exists()
 
 
 def test_failures_wait_for_retry(tmp_path: Path) -> None:
@@ -161,8 +228,8 @@ def test_failures_wait_for_retry(tmp_path: Path) -> None:
         room.place(tmp_path, run).mkdir(parents=True)
     room.fail(room.place(tmp_path, runs[0]), runs[0].configuration, "no", "")
     room.fail(room.place(tmp_path, runs[1]), {**runs[1].configuration, "seed": 9}, "no", "")
-    assert room.prepare(tmp_path, runs, retry=False) == runs[1:]
-    assert room.prepare(tmp_path, runs, retry=True) == runs
+    assert room.waiting(tmp_path, runs, retry=False) == runs[1:]
+    assert room.waiting(tmp_path, runs, retry=True) == runs
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
@@ -212,7 +279,7 @@ def test_how_runs_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1 runs were killed from outside; the same command makes them again." in out.getvalue()
     failure = json.loads((broken / room.FAILURE).read_text())
     assert (failure["error"], failure["last_lines"]) == ("It ended with exit code 2", "Segmentation fault")
-    assert [run.contestant for run in room.prepare(tmp_path / "x", of.runs(), retry=False)] == ["GIPO"]
+    assert [run.contestant for run in room.waiting(tmp_path / "x", of.runs(), retry=False)] == ["GIPO"]
 
 
 def test_what_cannot_be_built_is_told_before_anything_runs() -> None:

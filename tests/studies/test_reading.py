@@ -1,13 +1,19 @@
 """A study file: what it means, and what is said of one that will not do."""
 
+import inspect
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch as th
 import yaml
 
+from sb3_gipo import GIPO, defaults
 from sb3_gipo.studies.checking import StudyError, as_number
+from sb3_gipo.studies.contestants import argument_defaults, find_algorithm, package_defaults
 from sb3_gipo.studies.plan import Study
 from sb3_gipo.studies.reading import make_study, read_study
 
@@ -84,6 +90,52 @@ def test_the_fingerprint_is_of_what_a_run_does() -> None:
     assert changed(decision={"at_least": 2}, statistics={"reps": 500}, seeds=[1, 7]).runs()[0].fingerprint == first
     assert changed(evaluations={"seed": 1}).runs()[0].fingerprint != first
     assert changed(n_envs=2).runs()[0].fingerprint != first
+
+
+def test_the_configuration_is_complete() -> None:
+    """What the file leaves unsaid stands there with its default; what it says, and a regime, in place of it."""
+    algorithms = yaml.safe_load(SMALL)["algorithms"]
+    study = changed(algorithms={name: algorithms[name] for name in ("GIPO", "PPO tuned")}, regimes={"short": {"n_steps": 100}})
+    gipo, ppo = (run.configuration["algorithm"] for run in study.runs()[:2])
+    assert gipo["settings"] == {"sigma": 0.3, "n_steps": 100}
+    arguments = gipo["arguments"]
+    assert (arguments["sigma"], arguments["n_steps"], arguments["gae_lambda"], arguments["kl_coef"]) == (0.3, 100, 0.95, None)
+    assert set(arguments) == set(inspect.signature(GIPO).parameters) - {
+        *("policy", "env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model")
+    }
+    assert gipo["defaults"]["REPLAY_KL_COEF"] == defaults.REPLAY_KL_COEF
+    assert (ppo["arguments"]["n_epochs"], ppo["arguments"]["learning_rate"], ppo["defaults"]) == (10, "lin_3e-4", {})
+    assert json.loads(json.dumps(gipo, allow_nan=False)) == gipo
+
+
+class Peculiar(GIPO):
+    """With defaults that JSON does not know."""
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        shape: tuple[int, ...] = (1, 2),
+        limit: float = math.inf,
+        kind: type = th.nn.ReLU,
+        how: Any = math.sqrt,
+        thing: Any = object(),  # noqa: B008 (one whose text has an address)
+        **more: Any,
+    ) -> None:
+        super().__init__(policy, env, **more)
+
+
+def test_defaults_that_json_does_not_know() -> None:
+    """Texts in their place, the same in every process; the constants of this package for what is derived from it."""
+    assert argument_defaults(Peculiar) == {
+        "shape": [1, 2],
+        "limit": "inf",
+        "kind": "torch.nn.modules.activation:ReLU",
+        "how": "math:sqrt",
+        "thing": "<object object>",
+    }
+    assert package_defaults(Peculiar) == package_defaults(GIPO) != {}
+    assert package_defaults(find_algorithm("ppo")) == {}
 
 
 @pytest.mark.parametrize(
