@@ -1,17 +1,19 @@
 """From records to numbers: everything that the report says and ``summary.json`` holds."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sb3_gipo.studies import statistics
-from sb3_gipo.studies.curves import Curves, Floats, area, final, halfway, normalise
-from sb3_gipo.studies.plan import Study
+from sb3_gipo.studies.curves import Curves, Floats, area, area_to, final, halfway, normalise
+from sb3_gipo.studies.plan import Run, Study
 from sb3_gipo.studies.results import Results, bounds_of
 from sb3_gipo.studies.savings import Savings, savings
-from sb3_gipo.studies.stability import ran_away
+from sb3_gipo.studies.stability import Stability, last_intervals, stability
 from sb3_gipo.studies.statistics import Estimate, Sampling, iqm_estimate
+from sb3_gipo.studies.thresholds import Reach, reaches
 
 # What the table of lag and utilization shows, where it was logged.
 LOGGED = (
@@ -30,12 +32,16 @@ class Numbers(NamedTuple):
     :param final: result at the end
     :param area: mean height of the curve
     :param success: part of the episodes at the end; ``None`` where the environment does not say
+    :param area_by_work: mean height up to the gradient steps that all runs have; only of scores, ``None`` where not known
+    :param area_by_time: mean height up to the seconds of training that all runs have; only of scores, ``None`` where not known
     """
 
     seeds: tuple[int, ...]
     final: Estimate
     area: Estimate
     success: Estimate | None
+    area_by_work: Estimate | None = None
+    area_by_time: Estimate | None = None
 
 
 class Success(NamedTuple):
@@ -74,18 +80,6 @@ class Band(NamedTuple):
     high: Floats
 
 
-class Stability(NamedTuple):
-    """
-    :param finished: runs
-    :param failed: runs
-    :param ran_away: of the finished ones, each with how
-    """
-
-    finished: int
-    failed: int
-    ran_away: tuple[str, ...]
-
-
 @dataclass
 class RegimeAnalysis:
     """
@@ -99,7 +93,8 @@ class RegimeAnalysis:
     :param profiles: by contestant: the profile and its interval at ``LEVELS``
     :param improvement: by other contestant: how often the candidate is better at the end and in the area
     :param success: of candidate and baseline, by task ``"halfway"`` and at the ``"end"`` of the budget, where it is told
-    :param savings: by contestant other than the baseline
+    :param savings: by contestant other than the baseline, over the seeds that it and the baseline have on all tasks
+    :param thresholds: by task and contestant, where the study asks for any
     :param stability: by contestant
     :param logged: by contestant: means over its runs
     """
@@ -115,6 +110,7 @@ class RegimeAnalysis:
     improvement: dict[str, dict[str, Estimate]]
     success: dict[str, dict[str, Success]]
     savings: dict[str, Savings]
+    thresholds: dict[str, dict[str, list[Reach]]]
     stability: dict[str, Stability]
     logged: dict[str, dict[str, float]]
 
@@ -159,10 +155,11 @@ def analyse(study: Study, results: Results, regime: str) -> RegimeAnalysis:
         improvement=_improvement(study.candidate, matrices, sampling),
         success={task: found for task in counted if (found := _success(study, curves, task, sampling))},
         savings={
-            name: savings(curves[study.baseline], its, counted, last, sampling, study.statistics.target)
-            for name, its in curves.items()
-            if counted and name != study.baseline and all(task in its for task in counted)
+            name: savings(matched[study.baseline], its, counted, last, sampling, study.statistics.target)
+            for name, its in matched.items()
+            if study.baseline in matched and name != study.baseline
         },
+        thresholds=_thresholds(study, curves, sampling),
         stability={each.name: _stability(study, results, regime, each.name) for each in study.contestants},
         logged={each.name: _logged(results.finished(regime, each.name)) for each in study.contestants},
     )
@@ -197,6 +194,8 @@ def _matrices(
 ) -> dict[str, dict[str, Floats]]:
     """``[runs, tasks]`` of each contestant: final scores, areas, and successes on the tasks that tell of them."""
     found: dict[str, dict[str, Floats]] = {"final": {}, "area": {}, "success": {}}
+    found["area_by_work"] = _areas(scored, {name: [its[t].gradient_steps for t in counted] for name, its in matched.items()})
+    found["area_by_time"] = _areas(scored, {name: [its[t].seconds for t in counted] for name, its in matched.items()})
     for name, its in matched.items():
         found["final"][name] = np.stack([final(each, last) for each in scored[name]], axis=1)
         found["area"][name] = np.stack(
@@ -208,13 +207,36 @@ def _matrices(
     return found
 
 
+def _areas(scored: dict[str, list[Floats]], spent: dict[str, list[Floats]]) -> dict[str, Floats]:
+    """``[runs, tasks]`` of each contestant: mean scores up to what all runs on the task have spent, where that is known."""
+    known = {
+        name: its for name, its in spent.items() if all(np.isfinite(each).all() and each[:, -1].min() > 0 for each in its)
+    }
+    ends = [min(float(each[:, -1].min()) for each in same) for same in zip(*known.values(), strict=True)]
+    return {
+        name: np.stack(
+            [
+                np.array([area_to(x, y, end) for x, y in zip(task, scores, strict=True)])
+                for task, scores, end in zip(its, scored[name], ends, strict=True)
+            ],
+            axis=1,
+        )
+        for name, its in known.items()
+    }
+
+
 def _aggregate(
     matched: dict[str, dict[str, Curves]], matrices: dict[str, dict[str, Floats]], sampling: Sampling
 ) -> dict[str, Numbers]:
     estimates = {key: statistics.aggregated(scores, sampling) for key, scores in matrices.items()}
     return {
         name: Numbers(
-            next(iter(its.values())).seeds, estimates["final"][name], estimates["area"][name], estimates["success"].get(name)
+            next(iter(its.values())).seeds,
+            estimates["final"][name],
+            estimates["area"][name],
+            estimates["success"].get(name),
+            estimates["area_by_work"].get(name),
+            estimates["area_by_time"].get(name),
         )
         for name, its in matched.items()
     }
@@ -246,11 +268,23 @@ def _success(study: Study, curves: dict[str, dict[str, Curves]], task: str, samp
     if values is not None and others is not None and study.candidate != study.baseline:
         for when, take in (("halfway", halfway), ("end", final)):
             one, other = (take(each, study.statistics.last) for each in (values, others))
+            if one is None or other is None:
+                continue
             found[when] = Success(
                 iqm_estimate(one, sampling),
                 iqm_estimate(other, sampling),
                 statistics.difference_estimate(one, other, sampling),
             )
+    return found
+
+
+def _thresholds(study: Study, curves: dict[str, dict[str, Curves]], sampling: Sampling) -> dict[str, dict[str, list[Reach]]]:
+    found = {}
+    for task in study.tasks:
+        its = {name: reaches(study, task, each[task.name], sampling) for name, each in curves.items() if task.name in each}
+        asked = {name: each for name, each in its.items() if each}
+        if asked:
+            found[task.name] = asked
     return found
 
 
@@ -271,24 +305,18 @@ def _band(curves: list[Curves], scores: list[Floats], sampling: Sampling) -> Ban
 
 
 def _stability(study: Study, results: Results, regime: str, contestant: str) -> Stability:
-    records = results.finished(regime, contestant)
-    failed = sum(run.regime == regime and run.contestant == contestant for run, _ in results.failures)
-    away = tuple(
-        f"{record['task']['name']}, seed {record['seed']}: {how}"
-        for record in records
-        if (how := ran_away(record, study.statistics)) is not None
-    )
-    return Stability(len(records), failed, away)
+    def of_it(runs: Iterable[Run]) -> int:
+        return sum(run.regime == regime and run.contestant == contestant for run in runs)
+
+    failed, missing = of_it(run for run, _ in results.failures), of_it([*results.missing, *results.other])
+    return stability(results.finished(regime, contestant), failed, missing, study.statistics)
 
 
 def _logged(records: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean over runs of the mean over the second half of each, when its replay is full, of what was logged."""
+    """Mean over runs of the mean over the last fifth of each (as in the paper) of what was logged."""
     found = {}
     for key in LOGGED:
-        runs = [
-            [each["mean"][key] for each in record["traces"] if key in each["mean"] and each["until"] > record["steps"] / 2]
-            for record in records
-        ]
+        runs = [[each["mean"][key] for each in last_intervals(record) if key in each["mean"]] for record in records]
         means = [float(np.mean(values)) for values in runs if values]
         if means:
             found[key] = float(np.mean(means))

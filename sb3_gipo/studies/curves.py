@@ -9,6 +9,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 NEVER = float("inf")
+# Of the size of the numbers: two means of the same values in another order may differ by their rounding.
+ROUNDING = 1e-9
 
 
 class Curves(NamedTuple):
@@ -90,21 +92,21 @@ def normalise(returns: Floats, bounds: tuple[float, float]) -> Floats:
 
 def final(values: Floats, last: int) -> Floats:
     """
-    :param values: ``[..., E]``
-    :param last: how many evaluations
+    :param values: ``[..., E]``, the first is of step 0, where nothing is learnt yet: it never counts
+    :param last: how many evaluations, at most
     :return: mean of the last evaluations, ``[...]``
     """
-    return np.asarray(values[..., -last:].mean(axis=-1), dtype=float)
+    return np.asarray(values[..., 1:][..., -last:].mean(axis=-1), dtype=float)
 
 
-def halfway(values: Floats, last: int) -> Floats:
+def halfway(values: Floats, last: int) -> Floats | None:
     """
-    :param values: ``[..., E]``
-    :param last: how many evaluations
-    :return: mean of the last evaluations in the first half of the budget, ``[...]``
+    :param values: ``[..., E]``, the first is of step 0, which never counts
+    :param last: how many evaluations, at most
+    :return: mean of the last evaluations in the first half of the budget, ``[...]``; ``None`` where there is none
     """
     end = (values.shape[-1] - 1) // 2 + 1
-    return final(values[..., max(end - last, 0) : end], last)
+    return final(values[..., :end], last) if end > 1 else None
 
 
 def area(grid: Floats, values: Floats) -> Floats:
@@ -116,10 +118,23 @@ def area(grid: Floats, values: Floats) -> Floats:
     return np.asarray(np.trapezoid(values, grid, axis=-1) / (grid[-1] - grid[0]), dtype=float)
 
 
+def area_to(x: Floats, values: Floats, end: float) -> float:
+    """
+    :param x: what the curve is drawn against, such as gradient steps, not decreasing, ``[E]``
+    :param values: ``[E]``
+    :param end: between the first and the last of them
+    :return: area under the curve up to the end by the length of that part: a mean height
+    """
+    before = x < end
+    points = np.append(x[before], end)
+    return float(area(points, np.append(values[before], np.interp(end, x, values))))
+
+
 def steps_to(grid: Floats, values: Floats, target: float | Floats) -> Floats:
     """
     First crossing: where the curve is at the target for the first time, on the line between the evaluation before and the
-    first one that is at or above it. Whether the curve falls below it again later is not asked.
+    first one that is at or above it, up to the rounding of the numbers. Whether the curve falls below it again later is not
+    asked.
 
     :param grid: steps, ``[E]``
     :param values: ``[..., E]``
@@ -128,7 +143,8 @@ def steps_to(grid: Floats, values: Floats, target: float | Floats) -> Floats:
     """
     values = np.asarray(values, dtype=float)
     target = np.broadcast_to(np.asarray(target, dtype=float), values.shape[:-1])
-    reached = values >= target[..., None]
+    size = np.maximum(np.fmax.reduce(np.abs(values), axis=-1), np.abs(target))
+    reached = values >= (target - ROUNDING * size)[..., None]
     first = reached.argmax(axis=-1)
     before = np.maximum(first - 1, 0)
     low = np.take_along_axis(values, before[..., None], -1)[..., 0]

@@ -20,6 +20,7 @@ class Task(NamedTuple):
     :param eval_kwargs: of those to be evaluated on
     :param bounds: returns that count as 0 and 1; ``None``: the lowest and the highest of this study
     :param steps: of the environment, for one run
+    :param threshold: return, for the table of the steps to it; ``None``: no such table
     """
 
     name: str
@@ -28,6 +29,7 @@ class Task(NamedTuple):
     eval_kwargs: dict[str, Any]
     bounds: tuple[float, float] | None
     steps: int
+    threshold: float | None = None
 
 
 class Contestant(NamedTuple):
@@ -66,13 +68,15 @@ class Decision:
     :param confidence: of all intervals
     :param steps_per_hour: of data collection
     :param money_per_hour: of data collection
-    :param currency: of it
+    :param money_per_step: of data collection, in place of the one by the hour
+    :param currency: of either
     """
 
     at_least: float = 1.3
     confidence: float = 0.95
     steps_per_hour: float | None = None
     money_per_hour: float | None = None
+    money_per_step: float | None = None
     currency: str = "EUR"
 
 
@@ -83,6 +87,7 @@ class Statistics:
     :param random_state: of the bootstrap
     :param last: evaluations whose mean is the final score
     :param target: part of the baseline's rise, from step 0 to its final score, that is to be reached; 1: all of it
+    :param success: part of the episodes, for the table of the steps to it; ``None``: no such table
     :param tail_limit: a run whose ``lag/abs_log_rho_p95`` ends above this ran away
     :param kl_limit: a run whose ``train/approx_kl`` ends above this ran away
     """
@@ -90,7 +95,8 @@ class Statistics:
     reps: int = 2000
     random_state: int = 0
     last: int = 2
-    target: float = 1.0
+    target: float = 0.95
+    success: float | None = None
     tail_limit: float = 5.0
     kl_limit: float = 1.0
 

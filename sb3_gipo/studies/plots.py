@@ -1,13 +1,13 @@
 """Draws the curves of a study as SVG, with matplotlib's objects: nothing global is touched, no window is opened."""
 
 import io
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from sb3_gipo import look
@@ -15,7 +15,8 @@ from sb3_gipo.look import BLUE, GREEN, GREY, ORANGE, RED
 from sb3_gipo.studies import statistics
 from sb3_gipo.studies.analysis import LEVELS, Band, RegimeAnalysis, sampling_of
 from sb3_gipo.studies.curves import Curves, Floats
-from sb3_gipo.studies.plan import Study
+from sb3_gipo.studies.plan import Study, slug
+from sb3_gipo.studies.wording import percent, target_words
 
 # Dashes beyond the colours.
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000")
@@ -26,12 +27,13 @@ LOOK: dict[str, Any] = {
     "legend.fontsize": 8,
     "svg.fonttype": "none",  # letters, not outlines: a tenth of the size, and they can be searched
     "font.family": ["sans-serif"],
+    "text.parse_math": False,  # names are no formulas: two dollars in one would be
 }
 
 
 class Picture(NamedTuple):
     """
-    :param name: of its file
+    :param name: of its file, which no other picture of the report has
     :param title: of the plot
     :param alt: what it shows, for who cannot see it
     :param svg: the drawing
@@ -68,7 +70,7 @@ def draw_task(study: Study, analysis: RegimeAnalysis, task: str) -> Picture | No
     with style.context(LOOK, after_reset=True):
         figure = Figure(figsize=(WIDTH * (2 if succeeds else 1), HEIGHT), layout="constrained")
         axes = figure.subplots(1, 2 if succeeds else 1, squeeze=False)[0]
-        _fans(axes[0], study, curves, {name: each.returns for name, each in curves.items()})
+        lines = _fans(axes[0], study, curves, {name: each.returns for name, each in curves.items()})
         axes[0].set_ylabel("return of an episode")
         target = _target(study, analysis, task)
         if target is not None:
@@ -78,12 +80,12 @@ def draw_task(study: Study, analysis: RegimeAnalysis, task: str) -> Picture | No
             axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes[1].set_ylim(-0.03, 1.03)
             axes[1].set_ylabel("episodes with success")
-        axes[0].legend(loc="best")
+        _legend(axes[0], lines)
         ends = "; ".join(f"{name} ends at {its.final.point:.4g}" for name, its in analysis.tasks[task].items())
-        dotted = "" if target is None else f" Dotted: {study.baseline}'s result, {target:.4g}."
+        dotted = "" if target is None else f" Dotted: {target_words(study)}, {target:.4g}."
         what = "return over environment steps, interquartile mean over seeds with its interval, thin lines single runs"
         alt = f"{task}: {what}. {ends}.{dotted}"
-        return _picture(figure, f"{analysis.regime}-{task}", task, alt)
+        return _picture(figure, f"{slug(analysis.regime)}--task--{slug(task)}", task, alt)
 
 
 def draw_aggregate(study: Study, analysis: RegimeAnalysis) -> Picture | None:
@@ -99,10 +101,13 @@ def draw_aggregate(study: Study, analysis: RegimeAnalysis) -> Picture | None:
     with style.context(LOOK, after_reset=True):
         figure = Figure(figsize=(WIDTH * 2.6, HEIGHT), layout="constrained")
         axes = figure.subplots(1, 3, sharey=True)
+        lines: dict[str, Line2D] = {}
         for name, band in analysis.bands.items():
             first = band.steps if len(budgets) == 1 else band.share
             for each, x in zip(axes, (first, band.gradient_steps, band.seconds / 60), strict=True):
-                _fan(each, x, band, name, looks[name])
+                line = _fan(each, x, band, looks[name])
+                if line is not None:
+                    lines.setdefault(name, line)
         axes[0].set_ylabel("score (0: low, 1: high of the task)")
         labels = ("environment steps" if len(budgets) == 1 else "part of the budget", "gradient steps", "minutes of training")
         for each, label in zip(axes, labels, strict=True):
@@ -111,10 +116,10 @@ def draw_aggregate(study: Study, analysis: RegimeAnalysis) -> Picture | None:
                 each.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(budgets) > 1:
             axes[0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes[0].legend(loc="best")
+        _legend(axes[0], lines)
         ends = "; ".join(f"{name} ends at {band.score[-1]:.3f}" for name, band in analysis.bands.items())
         alt = f"Score over environment steps, gradient steps and minutes: interquartile mean over tasks and seeds. {ends}."
-        return _picture(figure, f"{analysis.regime}-aggregate", "All tasks together", alt)
+        return _picture(figure, f"{slug(analysis.regime)}--aggregate", "All tasks together", alt)
 
 
 def draw_profiles(study: Study, analysis: RegimeAnalysis) -> Picture | None:
@@ -129,16 +134,17 @@ def draw_profiles(study: Study, analysis: RegimeAnalysis) -> Picture | None:
     with style.context(LOOK, after_reset=True):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = figure.subplots()
+        lines = {}
         for name, (points, low, high) in analysis.profiles.items():
-            axes.plot(LEVELS, points, label=name, **looks[name])
+            (lines[name],) = axes.plot(LEVELS, points, **looks[name])
             axes.fill_between(LEVELS, low, high, color=looks[name]["color"], alpha=0.15, linewidth=0)
         axes.set_xlabel("score at the end (0: low, 1: high of the task)")
         axes.set_ylabel("runs above that score")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(loc="best")
-        said = "; ".join(f"{name}: {its[0][25]:.0%} above 0.5" for name, its in analysis.profiles.items())
+        _legend(axes, lines)
+        said = "; ".join(f"{name}: {percent(round(its[0][25], 2))} above 0.5" for name, its in analysis.profiles.items())
         alt = f"Part of the runs above a score. {said}."
-        return _picture(figure, f"{analysis.regime}-profile", "Performance profile", alt)
+        return _picture(figure, f"{slug(analysis.regime)}--profile", "Performance profile", alt)
 
 
 def draw_improvement(study: Study, analysis: RegimeAnalysis) -> Picture | None:
@@ -164,9 +170,9 @@ def draw_improvement(study: Study, analysis: RegimeAnalysis) -> Picture | None:
         axes.set_xlim(-0.02, 1.02)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel(f"{study.candidate} ends higher than")
-        said = "; ".join(f"{name}: {its['final'].point:.0%}" for name, its in analysis.improvement.items())
+        said = "; ".join(f"{name}: {percent(round(its['final'].point, 2))}" for name, its in analysis.improvement.items())
         alt = f"How often a run of {study.candidate} ends higher than one of the other, with the interval. {said}."
-        return _picture(figure, f"{analysis.regime}-improvement", "Probability of improvement", alt)
+        return _picture(figure, f"{slug(analysis.regime)}--improvement", "Probability of improvement", alt)
 
 
 def _target(study: Study, analysis: RegimeAnalysis, task: str) -> float | None:
@@ -175,32 +181,41 @@ def _target(study: Study, analysis: RegimeAnalysis, task: str) -> float | None:
     return targets[0] if targets else None
 
 
-def _fans(axes: Axes, study: Study, curves: dict[str, Curves], values: dict[str, Floats]) -> None:
-    """For each contestant its runs as thin lines, their interquartile mean and its interval."""
+def _fans(axes: Axes, study: Study, curves: dict[str, Curves], values: dict[str, Floats]) -> dict[str, Line2D]:
+    """For each contestant its runs as thin lines, their interquartile mean, which is returned, and its interval."""
     looks, sampling = looks_of(study), sampling_of(study)
+    lines = {}
     for name, each in values.items():
         grid = curves[name].grid
         for run in each:
             axes.plot(grid, run, color=looks[name]["color"], linewidth=0.5, alpha=0.35)
         score, low, high = statistics.iqm_band([each], sampling)
-        axes.plot(grid, score, label=name, **looks[name])
+        (lines[name],) = axes.plot(grid, score, **looks[name])
         axes.fill_between(grid, low, high, color=looks[name]["color"], alpha=0.15, linewidth=0)
     axes.set_xlabel("environment steps")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return lines
 
 
-def _fan(axes: Axes, x: Floats, band: Band, name: str, style_of_line: dict[str, Any]) -> None:
+def _fan(axes: Axes, x: Floats, band: Band, style_of_line: dict[str, Any]) -> Line2D | None:
     if not np.isfinite(x).all():
-        return
-    axes.plot(x, band.score, label=name, **style_of_line)
+        return None
+    (line,) = axes.plot(x, band.score, **style_of_line)
     axes.fill_between(x, band.low, band.high, color=style_of_line["color"], alpha=0.15, linewidth=0)
+    return line
+
+
+def _legend(axes: Axes, lines: dict[str, Line2D]) -> None:
+    """Named afterwards: matplotlib leaves out of a legend what begins with an underscore."""
+    legend = axes.legend(list(lines.values()), ["?"] * len(lines), loc="best")
+    for text, name in zip(legend.get_texts(), lines, strict=True):
+        text.set_text(name)
 
 
 def _picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
-    file = re.sub(r"[^a-zA-Z0-9.]+", "-", name).strip("-").lower()
     buffer = io.StringIO()
     # names of clip paths come from this: on one page no two drawings may share them, and a second report is the same
-    with style.context({"svg.hashsalt": file}):
+    with style.context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawing = buffer.getvalue()
-    return Picture(file, title, alt, drawing[drawing.index("<svg") :])
+    return Picture(name, title, alt, drawing[drawing.index("<svg") :])

@@ -17,7 +17,7 @@ KEYS = (
     *("steps", "seeds", "n_envs", "normalize", "evaluations", "tasks", "regimes", "algorithms", "baseline", "candidate"),
     *("decision", "statistics"),
 )
-TASK_KEYS = ("id", "name", "kwargs", "eval_kwargs", "low", "high", "steps")
+TASK_KEYS = ("id", "name", "kwargs", "eval_kwargs", "low", "high", "steps", "threshold")
 CONTESTANT_KEYS = ("algorithm", "policy", "n_envs", "normalize", "regimes")
 # Seeds lie this far apart: SB3 gives environment i of a run the seed of the run plus i.
 SEED_DISTANCE = 1000
@@ -106,8 +106,10 @@ def _tasks(given: object, steps: int, number: int) -> Iterator[Task]:
     for entry in given:
         content = {"id": entry} if isinstance(entry, str) else checking.mapping("a task", entry, TASK_KEYS)
         task_id = checking.text("the id of a task", content.get("id"))
-        kwargs = checking.mapping(f"kwargs of {task_id}", content.get("kwargs") or {})
-        eval_kwargs = checking.mapping(f"eval_kwargs of {task_id}", content.get("eval_kwargs") or {})
+        kwargs, eval_kwargs = (
+            checking.with_numbers(checking.mapping(f"{key} of {task_id}", content.get(key) or {}))
+            for key in ("kwargs", "eval_kwargs")
+        )
         bounds = _bounds(task_id, content)
         own_steps = checking.whole(f"steps of {task_id}", content.get("steps", steps), number)
         if task_id.startswith(META_WORLD):
@@ -116,7 +118,7 @@ def _tasks(given: object, steps: int, number: int) -> Iterator[Task]:
         else:
             eval_kwargs = {**kwargs, **eval_kwargs}
         name = checking.text(f"the name of {task_id}", content.get("name", task_id.removeprefix(META_WORLD)))
-        yield Task(name, task_id, kwargs, eval_kwargs, bounds, own_steps)
+        yield Task(name, task_id, kwargs, eval_kwargs, bounds, own_steps, _threshold(task_id, content))
 
 
 def _bounds(task_id: str, content: dict[str, Any]) -> tuple[float, float] | None:
@@ -128,6 +130,11 @@ def _bounds(task_id: str, content: dict[str, Any]) -> tuple[float, float] | None
     if low >= high:
         raise StudyError(f"low of {task_id} is {low:g}, high is {high:g}: low must be below high.")
     return low, high
+
+
+def _threshold(task_id: str, content: dict[str, Any]) -> float | None:
+    where = f"threshold of {task_id}"
+    return checking.number(where, content["threshold"], -1e300) if "threshold" in content else None
 
 
 def _contestants(content: dict[str, Any]) -> Iterator[Contestant]:
@@ -241,15 +248,17 @@ def _decision(given: object) -> dict[str, Any]:
             found[key] = checking.number(where, value, 0.5, high=0.999)
         else:
             found[key] = checking.number(where, value, 0, above=True)
+    if "money_per_hour" in found and "money_per_step" in found:
+        raise StudyError("decision has money_per_hour and money_per_step: give one of them, money is counted once.")
     if "money_per_hour" in found and "steps_per_hour" not in found:
-        raise StudyError("decision has money_per_hour but not steps_per_hour: money is counted by the hour of collection.")
+        raise StudyError("decision has money_per_hour but not steps_per_hour: give both, or money_per_step in their place.")
     return found
 
 
 def _statistics(given: object, evaluations: Evaluations) -> dict[str, Any]:
     content = _numbers("statistics", given, Statistics)
     least = {"reps": 100, "random_state": 0, "last": 1}
-    most = {"target": 1.0}
+    most = {"target": 1.0, "success": 1.0}
     found: dict[str, Any] = {}
     for key, value in content.items():
         where = f"{key} in statistics"
@@ -258,8 +267,10 @@ def _statistics(given: object, evaluations: Evaluations) -> dict[str, Any]:
             if key in least
             else checking.number(where, value, 0, above=True, high=most.get(key, math.inf))
         )
-    if found.get("last", 1) > evaluations.number:
-        refuse("last in statistics", content["last"], f"at most the number of evaluations, {evaluations.number}")
+    last = found.get("last", Statistics.last)
+    if last > evaluations.number:
+        allowed = f"at most the number of evaluations, {evaluations.number}"
+        refuse("last in statistics", last, allowed, "Give more evaluations, or less of last below statistics.")
     return found
 
 

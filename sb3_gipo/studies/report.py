@@ -1,6 +1,6 @@
 """The report of a study: ``report.md``, ``report.html``, ``summary.json`` and the plots."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from sb3_gipo.pages import write_json, write_page
 from sb3_gipo.studies import blocks, plots
 from sb3_gipo.studies.analysis import RegimeAnalysis, analyse
 from sb3_gipo.studies.blocks import Banner, Block, Bullets, Code, Heading, Paragraph
-from sb3_gipo.studies.plan import ONLY_REGIME, Study
+from sb3_gipo.studies.plan import ONLY_REGIME, Study, distinct
 from sb3_gipo.studies.results import Results, bounds_of, load
 from sb3_gipo.studies.tables import (
     aggregate_table,
@@ -22,8 +22,10 @@ from sb3_gipo.studies.tables import (
     stability_table,
     success_table,
     task_table,
+    threshold_table,
 )
 from sb3_gipo.studies.verdict import Verdict, verdict
+from sb3_gipo.studies.wording import percent, target_words
 
 PLOTS = "plots"
 
@@ -83,10 +85,10 @@ def _blocks(study: Study, report: Report, command: str) -> Iterator[Block]:
 
 
 def _gaps(results: Results) -> Iterator[Block]:
-    gaps: dict[str, Sequence[object]] = {
-        "failed": results.failures,
-        "not finished": results.missing,
-        "of other settings": results.other,
+    gaps = {
+        "failed": distinct(run for run, _ in results.failures),
+        "not finished": distinct(results.missing),
+        "of other settings": distinct(results.other),
     }
     if any(gaps.values()):
         said = ", ".join(f"{len(runs)} {what}" for what, runs in gaps.items() if runs)
@@ -110,7 +112,7 @@ def _compared(study: Study, results: Results) -> Iterator[Block]:
         f"{study.evaluations.episodes} episodes each, and one at step 0, with the deterministic policy, in every run "
         f"and evaluation with the same seed ({study.evaluations.seed}), so with the same goals; Meta-World's are never "
         f"trained on. A final result is the mean of the last {sampling.last} evaluations. Means over seeds and tasks are "
-        f"interquartile means (IQM). Intervals: {rule.confidence:.0%}, stratified bootstrap over seeds within each task, "
+        f"interquartile means (IQM). Intervals: {percent(rule.confidence)}, stratified bootstrap over seeds within each task, "
         f"{sampling.reps:,} times."
     )
     yield from made_with(results)
@@ -125,17 +127,18 @@ def _regime(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
         yield Heading(3, "Lag and utilization")
         yield logged_table(analysis)
         yield Paragraph(
-            "Means over runs and over the second half of each, where it is logged. docs/metrics.md explains the keys.", "soft"
+            "Means over runs and over the last fifth of each, where it is logged. docs/metrics.md explains the keys.", "soft"
         )
     yield Heading(3, "Stability")
     yield stability_table(analysis)
     limits = study.statistics
     yield Paragraph(
         f"A run ran away if lag/abs_log_rho_p95 is above {limits.tail_limit:g} or train/approx_kl above {limits.kl_limit:g} "
-        "over the last fifth of its steps, or if one of them was not finite at any time.",
+        "over the last fifth of its steps, or if one of them was not finite at any time. At some time: in any update, also "
+        "where it came back. -: nothing of it is logged.",
         "soft",
     )
-    away = [f"{name}: {each}" for name, its in analysis.stability.items() for each in its.ran_away]
+    away = [f"{name}: {each}" for name, its in analysis.stability.items() for each in its.ran_away or ()]
     if away:
         yield Bullets(away)
 
@@ -144,7 +147,11 @@ def _together(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
     yield Heading(3, "All tasks together")
     if analysis.aggregate:
         yield aggregate_table(analysis)
-        yield Paragraph("Score: 0 is the low and 1 the high return of a task. Area: mean score over the whole run.", "soft")
+        yield Paragraph(
+            "Score: 0 is the low and 1 the high return of a task. Area: mean score over the whole run, or up to the gradient "
+            "steps or the seconds of training that all runs on a task have.",
+            "soft",
+        )
     for draw in (plots.draw_aggregate, plots.draw_profiles, plots.draw_improvement):
         picture = draw(study, analysis)
         if picture is not None:
@@ -152,19 +159,24 @@ def _together(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
     if analysis.improvement:
         yield improvement_table(study, analysis)
     if analysis.savings:
-        part = study.statistics.target
-        yield Heading(3, f"Steps to {'' if part == 1 else f'{part:.0%} of '}the result of {study.baseline}")
+        yield Heading(3, f"Steps to {target_words(study)}")
         yield savings_table(study, analysis)
         yield Paragraph(
-            f"Target: {'' if part == 1 else f'{part:.0%} of the rise from step 0 to the '}final result of {study.baseline} "
-            f"(IQM over seeds). Steps: first crossing of the IQM curve. Ratio: steps "
-            f"of {study.baseline} by steps of the other; never counts as 0. Nothing counts as faster than the first "
-            "evaluation.",
+            f"Target: {target_words(study)}; a rise is from step 0 to the final result (IQM over seeds). Steps: first "
+            f"crossing of the IQM curve. Ratio: steps of {study.baseline} by steps of the other; never counts as 0. Nothing "
+            "counts as faster than the first evaluation.",
             "soft",
         )
 
 
 def _task_by_task(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
+    if analysis.thresholds:
+        yield Heading(3, "Steps to a threshold")
+        yield threshold_table(analysis)
+        yield Paragraph(
+            "First crossing of the IQM curve over seeds, and the gradient steps and seconds of training (IQM) at that time.",
+            "soft",
+        )
     if analysis.success:
         yield Heading(3, "Success")
         yield success_table(study, analysis)
@@ -179,9 +191,10 @@ def _task_by_task(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
 
 def _missing(report: Report) -> Iterator[Block]:
     results = report.results
-    lines = [f"{run.slug} failed: {error}" for run, error in results.failures]
-    lines += [f"{run.slug} is not finished" for run in results.missing]
-    lines += [f"{run.slug} was made with other settings than the study has now" for run in results.other]
+    errors = {run.slug: error for run, error in results.failures}
+    lines = [f"{slug} failed: {error}" for slug, error in errors.items()]
+    lines += [f"{run.slug} is not finished" for run in distinct(results.missing)]
+    lines += [f"{run.slug} was made with other settings than the study has now" for run in distinct(results.other)]
     yield Bullets(lines) if lines else Paragraph("Nothing: all runs are finished.")
 
 
@@ -202,10 +215,10 @@ def summary(study: Study, report: Report) -> dict[str, Any]:
         "statistics": vars(study.statistics),
         "bounds": {task.name: plain(bounds_of(study, task, results)) for task in study.tasks},
         "runs": {
-            "finished": sum(map(len, results.records.values())),
+            "finished": len({each["fingerprint"] for found in results.records.values() for each in found}),
             "failed": {run.slug: error for run, error in results.failures},
-            "missing": [run.slug for run in results.missing],
-            "of other settings": [run.slug for run in results.other],
+            "missing": [run.slug for run in distinct(results.missing)],
+            "of other settings": [run.slug for run in distinct(results.other)],
         },
         "regimes": {
             regime: {

@@ -1,4 +1,4 @@
-"""How much data collection switching saves: steps to the baseline's result, the baseline's by the others', with intervals."""
+"""How much data collection switching saves: steps to the baseline's target, the baseline's by the others', with intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm, resam
 class TaskSavings(NamedTuple):
     """
     :param task: its name
-    :param target: the baseline's result at the budget
+    :param target: the return to be reached: the baseline's final result, or a part of its rise to it
     :param baseline_steps: that the baseline needs to it
     :param steps: that the contestant needs to it, ``inf``: never
     :param ratio: the first by the second; 0: never
@@ -31,9 +31,9 @@ class Savings(NamedTuple):
     """
     :param tasks: one by one
     :param ratio: interquartile mean over the tasks
-    :param saved_steps: in all tasks together, to the baseline's results
+    :param saved_steps: in all tasks together, to the targets
     :param baseline_steps: in all tasks together
-    :param never: tasks on which the contestant does not reach the baseline's result; they count with ratio 0, and with the
+    :param never: tasks on which the contestant does not reach the target; they count with ratio 0, and with the
         whole budget in ``saved_steps``
     """
 
@@ -61,19 +61,20 @@ def savings(
     tasks: Sequence[str],
     last: int,
     sampling: Sampling,
-    part: float = 1.0,
+    part: float,
 ) -> Savings:
     """
-    The target of a task is the baseline's final result (interquartile mean over its seeds); a contestant reaches it where the
-    interquartile mean of its curves crosses it first. The bootstrap draws the seeds of each contestant on each task and does
-    all of this again: the target, the crossings, their ratio and the mean over the tasks.
+    The target of a task is a part of the way from the baseline's mean at step 0 to its final result (interquartile means over
+    its seeds); a contestant reaches it where the interquartile mean of its curves crosses it first. The bootstrap draws the
+    seeds of each contestant on each task and does all of this again: the target, the crossings, their ratio and the mean over
+    the tasks.
 
     :param baseline: its runs on each task
     :param contestant: its runs on each task
     :param tasks: to count
     :param last: evaluations whose mean is the final result
     :param sampling: of the bootstrap
-    :param part: of the baseline's rise, from its mean at step 0 to its final result, that is the target
+    :param part: of the baseline's rise that is the target; 1: its final result
     :return: what switching from the baseline to the contestant saves
     """
     generator = sampling.generator()

@@ -1,15 +1,59 @@
 """Runs that ran away: whose policy moved further from its data than an update can make use of, or that failed."""
 
-from collections.abc import Mapping
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sb3_gipo.studies.plan import Statistics
+from sb3_gipo.studies.wording import percent
 
 TAIL, KL = "lag/abs_log_rho_p95", "train/approx_kl"
 # The end of a run: the last fifth of its steps.
 END = 0.2
+
+
+class Stability(NamedTuple):
+    """
+    Of the runs of one contestant.
+
+    :param finished: runs
+    :param failed: runs
+    :param missing: runs that are neither, or whose record is one of other settings
+    :param ran_away: of the finished ones, each with how: at the end, or not finite; ``None`` where nothing of it was logged
+    :param exceeded: of the finished ones, each with how: beyond a limit at some time; ``None`` where nothing of it was logged
+    """
+
+    finished: int
+    failed: int
+    missing: int
+    ran_away: tuple[str, ...] | None
+    exceeded: tuple[str, ...] | None
+
+
+def stability(records: Sequence[Mapping[str, Any]], failed: int, missing: int, limits: Statistics) -> Stability:
+    """
+    :param records: of the finished runs of one contestant
+    :param failed: runs
+    :param missing: runs
+    :param limits: what is too much
+    :return: how its runs went
+    """
+    watched = any(
+        key in interval[kind]
+        for each in records
+        for interval in each["traces"]
+        for kind in ("mean", "not_finite")
+        for key in (TAIL, KL)
+    )
+
+    def those(how: Any) -> tuple[str, ...] | None:
+        found = ((each, how(each, limits)) for each in records)
+        named = tuple(f"{each['task']['name']}, seed {each['seed']}: {said}" for each, said in found if said is not None)
+        return named if watched else None
+
+    return Stability(len(records), failed, missing, those(ran_away), those(exceeded))
 
 
 def ran_away(record: Mapping[str, Any], limits: Statistics) -> str | None:
@@ -18,15 +62,37 @@ def ran_away(record: Mapping[str, Any], limits: Statistics) -> str | None:
     :param limits: what is too much
     :return: in what way it ran away; ``None``: it did not
     """
-    traces = record["traces"]
-    for interval in traces:
+    for interval in record["traces"]:
         wrong = [key for key in (TAIL, KL) if interval["not_finite"].get(key)]
         if wrong:
             return f"{wrong[0]} was not finite by step {interval['until']}"
-    start = (1 - END) * record["steps"]
     for key, limit in ((TAIL, limits.tail_limit), (KL, limits.kl_limit)):
-        # an interval that ends after the start; one that ends there belongs to what was before
-        values = [interval["mean"][key] for interval in traces if interval["until"] > start and key in interval["mean"]]
+        values = [interval["mean"][key] for interval in last_intervals(record) if key in interval["mean"]]
         if values and float(np.mean(values)) > limit:
-            return f"{key} was {np.mean(values):.3g} over the last {END:.0%} of the steps (above {limit:g})"
+            return f"{key} was {np.mean(values):.3g} over the last {percent(END)} of the steps (above {limit:g})"
     return None
+
+
+def exceeded(record: Mapping[str, Any], limits: Statistics) -> str | None:
+    """
+    :param record: of a finished run
+    :param limits: what is too much
+    :return: in what way it was beyond a limit at some time, at the end or before; ``None``: it never was
+    """
+    for interval in record["traces"]:
+        for key, limit in ((TAIL, limits.tail_limit), (KL, limits.kl_limit)):
+            if interval["max"].get(key, 0.0) > limit:
+                return f"{key} was {interval['max'][key]:.3g} by step {interval['until']} (above {limit:g})"
+    return ran_away(record, limits)
+
+
+def last_intervals(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """
+    An interval belongs to the last fifth by the evaluation that was planned for its end: where the environments take several
+    steps at once, the evaluation itself, and with it the end of an interval before the last fifth, is a little later.
+
+    :param record: of a finished run
+    :return: the intervals of its traces that end in the last fifth of its steps
+    """
+    planned = record["planned_evaluations"]["at"]  # at equal distances
+    return [each for each in record["traces"] if bisect_right(planned, each["until"]) > (1 - END) * len(planned)]

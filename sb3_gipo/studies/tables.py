@@ -8,6 +8,7 @@ from sb3_gipo.studies.blocks import Block, Bullets, Table
 from sb3_gipo.studies.plan import ONLY_REGIME, Study
 from sb3_gipo.studies.results import Results
 from sb3_gipo.studies.statistics import Estimate
+from sb3_gipo.studies.wording import percent, target_words
 
 NOTHING = "-"
 
@@ -62,11 +63,14 @@ def aggregate_table(analysis: RegimeAnalysis) -> Table:
             str(len(its.seeds)),
             _with_interval(its.final, 3),
             _with_interval(its.area, 3),
-            NOTHING if its.success is None else _with_interval(its.success, 2),
+            _with_interval(its.area_by_work, 3),
+            _with_interval(its.area_by_time, 3),
+            _with_interval(its.success, 2),
         ]
         for name, its in analysis.aggregate.items()
     ]
-    return Table(["", "seeds", "score at the end", "area under the curve", "success at the end"], rows)
+    areas = ("area under the curve", "area over equal gradient steps", "area over equal time")
+    return Table(["", "seeds", "score at the end", *areas, "success at the end"], rows)
 
 
 def improvement_table(study: Study, analysis: RegimeAnalysis) -> Table:
@@ -83,7 +87,7 @@ def savings_table(study: Study, analysis: RegimeAnalysis) -> Table:
     """
     :param study: that was read
     :param analysis: of a regime
-    :return: steps to the baseline's result, task by task and together
+    :return: steps to the target, task by task and together
     """
     rows: list[list[str]] = []
     for name, found in analysis.savings.items():
@@ -93,13 +97,12 @@ def savings_table(study: Study, analysis: RegimeAnalysis) -> Table:
                 each.task,
                 f"{each.target:.4g}",
                 _steps(each.baseline_steps.point),
-                f"{_steps(each.steps.point)} ({_steps(each.steps.low)} to {_steps(each.steps.high)})",
+                _steps_with_interval(each.steps),
                 _with_interval(each.ratio, 2),
             ]
             for each in found.tasks
         ]
-        low, high = _steps(found.saved_steps.low), _steps(found.saved_steps.high)
-        saved = f"saved: {_steps(found.saved_steps.point)} ({low} to {high})"
+        saved = f"saved: {_steps_with_interval(found.saved_steps)}"
         rows.append([name, "all (IQM, sum)", "", _steps(found.baseline_steps.point), saved, _with_interval(found.ratio, 2)])
     return Table(["", "task", "target", f"steps of {study.baseline}", "its own steps", "ratio"], rows)
 
@@ -114,6 +117,7 @@ def success_table(study: Study, analysis: RegimeAnalysis) -> Table:
         [task, when, *(_with_interval(each, 2) for each in its[when])]
         for when in ("halfway", "end")
         for task, its in analysis.success.items()
+        if when in its
     ]
     return Table(["", "when", study.candidate, study.baseline, "difference"], rows)
 
@@ -136,13 +140,33 @@ def task_table(study: Study, analysis: RegimeAnalysis, task: str) -> Table:
             str(len(its.seeds)),
             _with_interval(its.final, 1),
             _with_interval(its.area, 1),
-            NOTHING if its.success is None else _with_interval(its.success, 2),
+            _with_interval(its.success, 2),
             _steps(needed[name]) if name in needed else NOTHING,
         ]
         for name, its in analysis.tasks[task].items()
     ]
-    to = f"steps to {study.baseline}'s result"
+    to = f"steps to {target_words(study)}"
     return Table(["", "seeds", "return at the end", "mean return of the run", "success at the end", to], rows)
+
+
+def threshold_table(analysis: RegimeAnalysis) -> Table:
+    """
+    :param analysis: of a regime
+    :return: what it takes to get to the thresholds of the study, task by task
+    """
+    rows = [
+        [
+            task,
+            f"return {each.threshold:,g}" if each.of == "return" else f"success {percent(each.threshold)}",
+            name,
+            *(NOTHING if spent is None else _steps_with_interval(spent) for spent in each[2:]),
+        ]
+        for task, its in analysis.thresholds.items()
+        for which in range(max(map(len, its.values())))
+        for name, reached in its.items()
+        for each in reached[which : which + 1]
+    ]
+    return Table(["task", "threshold", "", "environment steps", "gradient steps", "seconds of training"], rows)
 
 
 def logged_table(analysis: RegimeAnalysis) -> Table:
@@ -164,13 +188,26 @@ def stability_table(analysis: RegimeAnalysis) -> Table:
     :param analysis: of a regime
     :return: how many runs ran away or failed
     """
-    rows = [[name, str(its.finished), str(len(its.ran_away)), str(its.failed)] for name, its in analysis.stability.items()]
-    return Table(["", "finished", "ran away", "failed"], rows)
+
+    def number(found: tuple[str, ...] | None) -> str:
+        return NOTHING if found is None else str(len(found))
+
+    rows = [
+        [name, str(its.finished), number(its.ran_away), number(its.exceeded), str(its.failed)]
+        for name, its in analysis.stability.items()
+    ]
+    return Table(["", "finished", "ran away: at the end", "at some time", "failed"], rows)
 
 
-def _with_interval(estimate: Estimate, digits: int) -> str:
+def _with_interval(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return NOTHING
     point, low, high = (f"{each:,.{digits}f}" for each in estimate)
     return f"{point} ({low} to {high})"
+
+
+def _steps_with_interval(steps: Estimate) -> str:
+    return f"{_steps(steps.point)} ({_steps(steps.low)} to {_steps(steps.high)})"
 
 
 def _steps(steps: float) -> str:

@@ -58,6 +58,7 @@ def record(run: Run, returns: Sequence[float], **changes: Any) -> dict[str, Any]
         **run.configuration,
         **made_with,
         "evaluations": evaluations,
+        "planned_evaluations": run.configuration["evaluations"],
         "traces": traces,
         "wall_seconds": 1.0,
         **changes,

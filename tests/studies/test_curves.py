@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sb3_gipo.studies.curves import area, curves_of, final, halfway, normalise, on_grid, steps_to
+from sb3_gipo.studies.curves import area, area_to, curves_of, final, halfway, normalise, on_grid, steps_to
 
 GRID = np.array([0.0, 10.0, 20.0, 30.0])
 values = arrays(np.float64, (3, 4), elements=st.floats(-100, 100))
@@ -24,11 +24,16 @@ values = arrays(np.float64, (3, 4), elements=st.floats(-100, 100))
         ([0, 4, 0, 4], 2.0, 5.0),  # the first crossing, also where it falls again
         ([0, 0, 0, 8], 2.0, 22.5),
         ([1, 1, 1, 1], 1.0, 0.0),
+        ([0, 0.5, 0.7 - 1e-16, 0.7 - 1e-16], 0.7, 20.0),  # one is rounded up, the other down
+        ([0, 5e8, 7e8 - 1e-7, 7e8 - 1e-7], 7e8, 20.0),
+        ([0, 0.5, 0.69999, 0.69999], 0.7, math.inf),  # more than rounding
+        ([0, 5e-12, 6e-12, 6e-12], 7e-12, math.inf),  # small numbers are no rounding
+        ([math.nan, 0, 1, 2], 1.5, 25.0),
     ],
 )
 def test_steps_to(curve: list[float], target: float, expected: float) -> None:
     """First crossing, on the line between two evaluations."""
-    assert steps_to(GRID, np.array(curve, dtype=float), target) == expected
+    assert steps_to(GRID, np.array(curve, dtype=float), target) == pytest.approx(expected)
 
 
 @given(values, st.floats(-100, 100))
@@ -66,7 +71,23 @@ def test_area_and_final() -> None:
     np.testing.assert_allclose(final(curve, 2), [0.5, 2.0])
     np.testing.assert_allclose(final(curve, 1), [0.0, 2.0])
     rising = np.arange(5.0)  # the middle of the budget is at 2
-    assert (halfway(rising, 1), halfway(rising, 2), halfway(rising, 9)) == (2.0, 1.5, 1.0)
+    assert (halfway(rising, 1), halfway(rising, 2), halfway(rising, 9)) == (2.0, 1.5, 1.5)
+
+
+def test_step_0_is_no_result() -> None:
+    """With one or two evaluations neither the end nor halfway takes the one at step 0 for one of them."""
+    assert final(np.array([-90.0, 4.0]), 2) == 4.0
+    assert halfway(np.array([-90.0, 4.0]), 2) is None
+    assert final(np.array([-90.0, 4.0, 6.0]), 9) == 5.0
+    assert halfway(np.array([-90.0, 4.0, 6.0]), 2) == 4.0
+
+
+def test_area_up_to_an_end() -> None:
+    """Of a line from 0 to 3 the mean up to 15 is 0.75; where nothing was spent between two evaluations nothing is counted."""
+    assert area_to(GRID, np.array([0.0, 1.0, 2.0, 3.0]), 15.0) == pytest.approx(0.75)
+    assert area_to(GRID, np.array([0.0, 1.0, 2.0, 3.0]), 30.0) == pytest.approx(1.5)
+    # no learning before the second evaluation: a height of 4 at first, then down to 0
+    assert area_to(np.array([0.0, 0.0, 10.0]), np.array([9.0, 4.0, 0.0]), 10.0) == pytest.approx(2.0)
 
 
 def test_grid() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_gipo.studies.curves import Curves
 from sb3_gipo.studies.plan import Decision
 from sb3_gipo.studies.savings import savings
 from sb3_gipo.studies.statistics import Estimate, Sampling
@@ -19,7 +20,7 @@ RISING = [0, 1, 2, 3, 4]  # at the steps 0, 25, 50, 75, 100
 
 def test_twice_as_fast() -> None:
     """Identical seeds: the ratio is exactly 2 and its interval has no width."""
-    found = savings({"t": curves([RISING] * 3)}, {"t": curves([[0, 2, 4, 4, 4]] * 3)}, ["t"], 1, SAMPLING)
+    found = savings({"t": curves([RISING] * 3)}, {"t": curves([[0, 2, 4, 4, 4]] * 3)}, ["t"], 1, SAMPLING, 1.0)
     assert found.ratio == (2.0, 2.0, 2.0)
     assert found.saved_steps == (50.0, 50.0, 50.0)
     assert found.baseline_steps == (100.0, 100.0, 100.0)
@@ -30,7 +31,7 @@ def test_twice_as_fast() -> None:
 
 def test_between_two_evaluations() -> None:
     """The target, the mean of the last two, is 3.5: 87.5 steps for the baseline, 43.75 for the other."""
-    found = savings({"t": curves([RISING])}, {"t": curves([[0, 2, 4, 4, 4]])}, ["t"], 2, SAMPLING)
+    found = savings({"t": curves([RISING])}, {"t": curves([[0, 2, 4, 4, 4]])}, ["t"], 2, SAMPLING, 1.0)
     assert found.ratio.point == pytest.approx(2.0)
     assert found.tasks[0].steps.point == pytest.approx(43.75)
 
@@ -43,7 +44,7 @@ def test_part_of_the_rise() -> None:
 
 def test_never() -> None:
     """Counts as a ratio of 0, and as the whole budget in the steps; the baseline's own steps are known."""
-    found = savings({"t": curves([[0, 4, 4, 4, 4]] * 2)}, {"t": curves([[0, 1, 2, 3, 3]] * 2)}, ["t"], 1, SAMPLING)
+    found = savings({"t": curves([[0, 4, 4, 4, 4]] * 2)}, {"t": curves([[0, 1, 2, 3, 3]] * 2)}, ["t"], 1, SAMPLING, 1.0)
     assert found.ratio == (0.0, 0.0, 0.0)
     assert math.isinf(found.tasks[0].steps.point)
     assert found.saved_steps.point == 25 - 100
@@ -57,14 +58,47 @@ def test_a_baseline_below_its_own_result() -> None:
     middle half at 2.25, where the curve never is: the baseline takes its budget.
     """
     baseline = curves([[0, 0, 0, 0, 9], [0, 0, 0, 9, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
-    (task,) = savings({"t": baseline}, {"t": curves([RISING])}, ["t"], 2, SAMPLING).tasks
+    (task,) = savings({"t": baseline}, {"t": curves([RISING])}, ["t"], 2, SAMPLING, 1.0).tasks
     assert (task.target, task.baseline_steps.point, task.steps.point) == (2.25, 100.0, 56.25)
 
 
 def test_nothing_is_faster_than_the_first_evaluation() -> None:
     """Who begins above the target, or crosses it at once, cannot be told from luck."""
-    (task,) = savings({"t": curves([RISING])}, {"t": curves([[9, 9, 9, 9, 9]])}, ["t"], 1, SAMPLING).tasks
+    (task,) = savings({"t": curves([RISING])}, {"t": curves([[9, 9, 9, 9, 9]])}, ["t"], 1, SAMPLING, 1.0).tasks
     assert (task.steps.point, task.ratio.point) == (25.0, 4.0)
+
+
+@pytest.mark.parametrize("level", [0.7, 0.1, 1 / 3, 1e-6, 4321.9])
+@pytest.mark.parametrize("last", [1, 2, 6])
+@pytest.mark.parametrize("seeds", [1, 5, 7])
+def test_the_same_ceiling(level: float, last: int, seeds: int) -> None:
+    """Means of the same number over another number of it are rounded in another way: both are there all the same."""
+    slow, fast = [0, level / 2, *[level] * 8], [0, *[level] * 9]
+    found = savings({"t": curves([slow] * seeds, 9)}, {"t": curves([fast] * seeds, 9)}, ["t"], last, SAMPLING, 1.0)
+    assert found.never == ()
+    np.testing.assert_allclose(found.ratio, 2.0)
+    np.testing.assert_allclose(found.tasks[0].steps, 1.0)
+
+
+def test_no_bias() -> None:
+    """
+    Two algorithms that are the same one, on seven tasks with five seeds: over many studies the mean ratio is about 1. Where
+    the target is the very end of the curves, chance decides who gets there, and who does not counts with 0.
+    """
+    generator = np.random.default_rng(0)
+    grid = np.linspace(0, 1, 21)
+
+    def runs() -> Curves:
+        """Saturating: speed, height and every evaluation differ from seed to seed."""
+        speed, height = (np.exp(generator.normal(0, width, (5, 1))) for width in (0.3, 0.05))
+        return curves(height * (1 - np.exp(-5 * speed * grid)) + generator.normal(0, 0.03, (5, 21)), 1.0)
+
+    names = [str(number) for number in range(7)]
+    studies = [({name: runs() for name in names}, {name: runs() for name in names}) for _ in range(50)]
+    few = Sampling(reps=2)
+    part, whole = ([savings(*both, names, 2, few, target).ratio.point for both in studies] for target in (0.95, 1.0))
+    assert 0.9 < np.mean(part) < 1.1
+    assert np.mean(whole) < 0.9
 
 
 def test_tasks_together() -> None:
@@ -72,7 +106,7 @@ def test_tasks_together() -> None:
     fast = [[0, 4, 4, 4, 4]]
     others = {"a": [RISING], "b": [[0, 2, 4, 4, 4]], "c": fast, "d": [[0, 0, 0, 0, 0]]}
     baseline = {name: curves([RISING]) for name in others}
-    found = savings(baseline, {name: curves(each) for name, each in others.items()}, list(others), 1, SAMPLING)
+    found = savings(baseline, {name: curves(each) for name, each in others.items()}, list(others), 1, SAMPLING, 1.0)
     assert [task.ratio.point for task in found.tasks] == [1.0, 2.0, 4.0, 0.0]
     assert found.ratio.point == 1.5
     assert found.saved_steps.point == 0 + 50 + 75 + 0
@@ -85,10 +119,10 @@ def test_seeds_that_differ() -> None:
     slow = [np.array(RISING) * scale for scale in generator.uniform(0.7, 1.3, 5)]
     fast = [np.minimum(2 * np.array(RISING) * scale, 5) for scale in generator.uniform(0.7, 1.3, 5)]
     arguments = ({"t": curves(slow)}, {"t": curves(fast)}, ["t"], 1)
-    found = savings(*arguments, SAMPLING)
+    found = savings(*arguments, SAMPLING, 1.0)
     assert found.ratio.low < found.ratio.point < found.ratio.high
-    assert found == savings(*arguments, SAMPLING)
-    assert found.ratio.low != savings(*arguments, Sampling(300, 0.95, 1)).ratio.low
+    assert found == savings(*arguments, SAMPLING, 1.0)
+    assert found.ratio.low != savings(*arguments, Sampling(300, 0.95, 1), 1.0).ratio.low
 
 
 @settings(max_examples=30)
@@ -98,8 +132,8 @@ def test_units_do_not_matter(seed: int, scale: float, shift: int) -> None:
     generator = np.random.default_rng(seed)
     one, two = (generator.integers(0, 40, size=(4, 5)).astype(float) for _ in range(2))
     few = Sampling(reps=50)
-    plain = savings({"t": curves(one)}, {"t": curves(two)}, ["t"], 1, few)
-    moved = savings({"t": curves(scale * one + shift)}, {"t": curves(scale * two + shift)}, ["t"], 1, few)
+    plain = savings({"t": curves(one)}, {"t": curves(two)}, ["t"], 1, few, 1.0)
+    moved = savings({"t": curves(scale * one + shift)}, {"t": curves(scale * two + shift)}, ["t"], 1, few, 1.0)
     np.testing.assert_allclose(plain.ratio, moved.ratio)
     np.testing.assert_allclose(plain.saved_steps, moved.saved_steps)
 
@@ -111,8 +145,8 @@ def test_a_better_candidate_saves_more(seed: int, up: float) -> None:
     generator = np.random.default_rng(seed)
     one, two = (generator.random((3, 5)) for _ in range(2))
     few = Sampling(reps=50)
-    before = savings({"t": curves(one)}, {"t": curves(two)}, ["t"], 1, few).ratio
-    after = savings({"t": curves(one)}, {"t": curves(two + up)}, ["t"], 1, few).ratio
+    before = savings({"t": curves(one)}, {"t": curves(two)}, ["t"], 1, few, 1.0).ratio
+    after = savings({"t": curves(one)}, {"t": curves(two + up)}, ["t"], 1, few, 1.0).ratio
     assert all(late >= early - 1e-9 for early, late in zip(before, after, strict=True))
 
 

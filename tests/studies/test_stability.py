@@ -5,18 +5,22 @@ from typing import Any
 import pytest
 
 from sb3_gipo.studies.plan import Statistics
-from sb3_gipo.studies.stability import ran_away
+from sb3_gipo.studies.stability import exceeded, last_intervals, ran_away, stability
 
 TAIL, KL = "lag/abs_log_rho_p95", "train/approx_kl"
 
 
-def record(key: str, values: list[float], not_finite: int | None = None) -> dict[str, Any]:
-    """Of 1000 steps, an interval for each value; in one of them a number was not finite."""
+def record(key: str, values: list[float], not_finite: int | None = None, late: int = 0) -> dict[str, Any]:
+    """Of 1000 steps, an interval for each value, the largest number in it twice the mean; in one a number was not finite."""
     length = 1000 // len(values)
-    traces = [{"until": length * (k + 1), "mean": {key: value}, "max": {}, "not_finite": {}} for k, value in enumerate(values)]
+    at = [length * (k + 1) for k in range(len(values))]
+    traces: list[dict[str, Any]] = [
+        {"until": step + late, "mean": {key: value}, "max": {key: 2 * value}, "not_finite": {}}
+        for step, value in zip(at, values, strict=True)
+    ]
     if not_finite is not None:
         traces[not_finite]["not_finite"] = {key: 1}
-    return {"steps": 1000, "traces": traces}
+    return {"task": {"name": "lift"}, "seed": 3, "planned_evaluations": {"at": at}, "traces": traces}
 
 
 @pytest.mark.parametrize(
@@ -48,4 +52,37 @@ def test_numbers_that_are_not_finite() -> None:
 def test_limits_are_settings() -> None:
     """And nothing logged is no reason."""
     assert ran_away(record(KL, [0.3] * 10), Statistics(kl_limit=0.2)) is not None
-    assert ran_away({"steps": 10, "traces": []}, Statistics()) is None
+    assert ran_away({"planned_evaluations": {"at": [10]}, "traces": []}, Statistics()) is None
+
+
+def test_the_last_fifth_goes_by_the_plan() -> None:
+    """Evaluations come a step late where two environments step at once: the interval before the last fifth stays before it."""
+    values = [0.0] * 7 + [90.0, 1.0, 2.0]
+    for late in (0, 1, 99):
+        assert [each["mean"][TAIL] for each in last_intervals(record(TAIL, values, late=late))] == [1.0, 2.0]
+        assert ran_away(record(TAIL, values, late=late), Statistics()) is None
+    # one evaluation for several planned ones, and steps that a fifth does not divide: 410 is after 409.6
+    few = {"planned_evaluations": {"at": [102, 205, 307, 410, 512]}}
+    assert last_intervals({**few, "traces": [{"until": 307}, {"until": 410}, {"until": 512}]}) == [{"until": 512}]
+    assert last_intervals({**few, "traces": [{"until": 205}, {"until": 512}]}) == [{"until": 512}]
+
+
+def test_beyond_a_limit_at_some_time() -> None:
+    """The largest numbers of the intervals, which the means hide; who ran away has been beyond it too."""
+    came_back = record(KL, [0.02, 0.6] + [0.02] * 8)
+    assert ran_away(came_back, Statistics()) is None
+    assert exceeded(came_back, Statistics()) == "train/approx_kl was 1.2 by step 200 (above 1)"
+    assert exceeded(record(KL, [0.02, 0.4] + [0.02] * 8), Statistics()) is None
+    assert exceeded(record(KL, [0.1] * 10, not_finite=0), Statistics()) == "train/approx_kl was not finite by step 100"
+
+
+def test_counts() -> None:
+    """By run; where nothing was logged nobody knows."""
+    runs = [record(KL, [0.02] * 10), record(KL, [0.02, 0.6] + [0.02] * 8), record(KL, [0.02] * 8 + [2.0, 2.0])]
+    found = stability(runs, 1, 2, Statistics())
+    assert (found.finished, found.failed, found.missing) == (3, 1, 2)
+    assert found.ran_away == ("lift, seed 3: train/approx_kl was 2 over the last 20 % of the steps (above 1)",)
+    assert found.exceeded is not None
+    assert len(found.exceeded) == 2
+    nothing = stability([record("train/ent_coef", [9.0] * 10)], 0, 0, Statistics())
+    assert (nothing.ran_away, nothing.exceeded) == (None, None)
