@@ -14,11 +14,13 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo import defaults, settings
 from sb3_gipo.learner import checkpoint
+from sb3_gipo.learner.critic import check_saved
 from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.lagged import LaggedActing
 from sb3_gipo.learner.observed import ObservedUpdate
@@ -49,6 +51,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     ratio_level: RatioLevel
     policy_version: int
     acting_lag: int
+    critic_lr_factor: float
     old_threshold: int
     replay_buffer: RolloutReplayBuffer | None = None
     _engine: Engine
@@ -182,6 +185,8 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _late(self) -> AbstractContextManager[Any]:
         """:return: a context in which the policy of ``acting_lag`` versions ago acts"""
+        if self._lagged is not None and self._lagged.lag != self.acting_lag:
+            self._lagged = None  # of a model that was saved with another lag
         if self.acting_lag == 0:
             return nullcontext()
         if self._lagged is None:
@@ -268,6 +273,25 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         if model.env is not None and model._last_obs is not None:
             model._last_obs = checkpoint.restore_layout(model._last_obs, model.env)
         return model
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Take over the parameters of a model as SB3 does.
+
+        :param load_path_or_dict: path to a saved model, or what ``get_parameters`` gave
+        :param exact_match: whether all of them must be given
+        :param device: Device on which the code should run.
+        :raises ValueError: for those of a model with a ``critic_lr_factor`` that does not go with this one's
+        """
+        if isinstance(load_path_or_dict, dict):
+            given: dict[str, Any] = load_path_or_dict
+        else:
+            given = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
+        if "policy.optimizer" in given:
+            check_saved(self.policy.optimizer, given["policy.optimizer"], self.critic_lr_factor)
+        super().set_parameters(given, exact_match, device)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """

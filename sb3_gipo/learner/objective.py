@@ -82,8 +82,8 @@ class ObjectiveTerms(NamedTuple):
     entropy_loss: th.Tensor
     multiplier: th.Tensor  # of each ratio [B] or [B, D]
     advantages: th.Tensor  # as used [B]
-    log_ratio: th.Tensor  # to the behaviour policy, as the surrogate saw it [B] or [B, D]
-    joint_log_ratio: th.Tensor  # of the whole action [B]
+    log_ratio: th.Tensor  # as the surrogate saw it: to the policy that trust is measured against [B] or [B, D]
+    joint_log_ratio: th.Tensor  # of the whole action, to the behaviour policy [B]
     start_log_ratio: th.Tensor  # of the whole action, to the policy at the start of this update [B]
 
     def divergence(self) -> th.Tensor:
@@ -147,9 +147,9 @@ def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSetti
         if how.normalize_advantage and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     with th.set_grad_enabled(how.differentiates_surrogate):
-        log_ratio = log_prob - old_log_prob
-        of_ratio = advantages if log_ratio.dim() == 1 else advantages.unsqueeze(1).expand_as(log_ratio)
-        terms = _surrogate_terms(how, log_prob, batch, of_ratio, log_ratio)
+        to_behaviour = log_prob - old_log_prob
+        of_ratio = advantages if log_prob.dim() == 1 else advantages.unsqueeze(1).expand_as(log_prob)
+        terms, log_ratio = _surrogate_terms(how, log_prob, batch, of_ratio, to_behaviour)
         # summed over dimensions: at a ratio of 1 this is the gradient of the joint ratio
         policy_loss = (terms.loss if log_ratio.dim() == 1 else terms.loss.sum(dim=1)).mean()
     critic_loss = value_loss(now.values, batch.value_targets, batch.old_values, how.clip_range_vf)
@@ -161,7 +161,7 @@ def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSetti
     with th.no_grad():
         if not how.differentiates_surrogate:
             slope.add(log_prob, (-1.0 / len(advantages)) * of_ratio * terms.multiplier)
-        joint = log_ratio.detach() if now.dimension_log_prob is None else now.log_prob - batch.old_log_prob
+        joint = to_behaviour.detach() if now.dimension_log_prob is None else now.log_prob - batch.old_log_prob
         loss = policy_loss + how.ent_coef * entropy + how.vf_coef * critic_loss
         if isinstance(how.kl_coef, th.Tensor) or how.kl_coef > 0:
             loss = loss + how.kl_coef * k3_divergence(joint).mean()
@@ -180,14 +180,16 @@ def objective(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSetti
 
 
 def _surrogate_terms(
-    how: ObjectiveSettings, log_prob: th.Tensor, batch: ReplayBatch, advantages: th.Tensor, log_ratio: th.Tensor
-) -> SurrogateTerms:
+    how: ObjectiveSettings, log_prob: th.Tensor, batch: ReplayBatch, advantages: th.Tensor, to_behaviour: th.Tensor
+) -> tuple[SurrogateTerms, th.Tensor]:
+    """:return: terms, and the log-ratio that they are of"""
     if how.trust_region == "behaviour":
-        return how.surrogate(log_ratio, advantages)
+        return how.surrogate(to_behaviour, advantages), to_behaviour
     # how likely the action had become by the start of this update, truncated as in V-trace
     correction = importance_ratio(batch.start_log_prob - batch.old_log_prob).clamp(max=1.0)
-    terms = how.surrogate(log_prob - batch.start_log_prob, advantages)
-    return SurrogateTerms(correction * terms.loss, correction * terms.multiplier)
+    from_start = log_prob - batch.start_log_prob
+    terms = how.surrogate(from_start, advantages)
+    return SurrogateTerms(correction * terms.loss, correction * terms.multiplier), from_start
 
 
 def _evaluate(policy: ActorCriticPolicy, batch: ReplayBatch, how: ObjectiveSettings) -> Evaluation:

@@ -18,7 +18,7 @@ class UpdateSamples(NamedTuple):
 
     multiplier: th.Tensor  # ``w`` of each ratio [S]
     advantages: th.Tensor  # ``A`` as used in the actor update [S]
-    log_ratio: th.Tensor  # to the behaviour policy, as the surrogate saw it [S]
+    log_ratio: th.Tensor  # as the surrogate saw it: to the policy that trust is measured against [S]
     ratio_gap: th.Tensor  # version gap of the sample it belongs to [S]
     joint_log_ratio: th.Tensor  # to the behaviour policy, of the whole action [B]
     start_log_ratio: th.Tensor  # to the policy at the start of this update, of the whole action [B]

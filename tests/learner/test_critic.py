@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_gipo import GIPO
+from sb3_gipo import GIPO, MlpPolicy
 from sb3_gipo.learner import parameters
-from tests.learner.models import make_model
+from tests.learner.models import make_env, make_model
 
 REPLAY: dict[str, Any] = {"replay_capacity": 256, "gradient_steps": 6, "critic_lr_factor": 3.0}
 LAYERS = {"net_arch": {"pi": [8], "vf": [8, 8]}}
@@ -86,6 +86,71 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     loaded.learn(64, reset_num_timesteps=False)
     for one, other in zip(whole.policy.parameters(), loaded.policy.parameters(), strict=True):
         assert th.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (3.0, 1.0, "saved with `critic_lr_factor` 3 and is to be loaded with 1"),
+        (1.0, 3.0, "saved with `critic_lr_factor` 1 and is to be loaded with 3"),
+    ],
+)
+def test_loaded_with_another_factor(before: float, after: float, said: str, tmp_path: Path) -> None:
+    """One of the two has a group for the critic: said, with what to do, which works; from one factor to another it goes on."""
+    model = make_model(**{**REPLAY, "critic_lr_factor": before}).learn(64)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=said):
+        GIPO.load(tmp_path / "model", env=model.get_env(), critic_lr_factor=after)
+    fresh = make_model(**{**REPLAY, "critic_lr_factor": after})
+    with pytest.raises(ValueError, match=said):
+        fresh.set_parameters(str(tmp_path / "model"))
+    fresh.policy.load_state_dict(GIPO.load(tmp_path / "model").policy.state_dict())
+    for one, other in zip(fresh.policy.parameters(), model.policy.parameters(), strict=True):
+        assert th.equal(one, other)
+    if before != 1:
+        loaded = GIPO.load(tmp_path / "model", env=model.get_env(), critic_lr_factor=2.0).learn(32)
+        actor, critic = (group["lr"] for group in loaded.policy.optimizer.param_groups)
+        assert critic == pytest.approx(2 * actor)
+
+
+def test_a_model_that_was_never_trained_is_loaded_with_another_factor(tmp_path: Path) -> None:
+    """Its optimizer has the critic's group, but not yet its rate."""
+    model = make_model(**REPLAY)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="saved with `critic_lr_factor` another than 1 and is to be loaded with 1"):
+        GIPO.load(tmp_path / "model", critic_lr_factor=1.0)
+
+
+class OneTrunk(th.nn.Module):
+    """An extractor of one's own that does not say which layers are whose; its value layers have SB3's name all the same."""
+
+    latent_dim_pi = latent_dim_vf = 4
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.trunk, self.value_net = th.nn.Linear(inputs, 4), th.nn.Linear(4, 4)
+
+    def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: th.Tensor) -> th.Tensor:
+        return self.trunk(features).tanh()
+
+    def forward_critic(self, features: th.Tensor) -> th.Tensor:
+        return self.value_net(self.trunk(features).tanh())
+
+
+class OneTrunkPolicy(MlpPolicy):
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = OneTrunk(self.features_dim)  # type: ignore[assignment]
+
+
+def test_an_extractor_that_does_not_say_what_is_whose() -> None:
+    """It trains with one rate; with two, it is said what is missing."""
+    settings: dict[str, Any] = {"n_steps": 16, "batch_size": 8, "device": "cpu", "seed": 1}
+    GIPO(OneTrunkPolicy, make_env(), **settings).learn(32)
+    with pytest.raises(ValueError, match=r"`critic_lr_factor` is 3.0, but OneTrunkPolicy has no parameters .*policy_net"):
+        GIPO(OneTrunkPolicy, make_env(), **settings, critic_lr_factor=3.0)
 
 
 @pytest.mark.parametrize("factor", [0, -1.0, float("nan"), "3"])

@@ -98,6 +98,31 @@ def test_resumes_with_the_same_old_policies(tmp_path: Path) -> None:
         assert th.equal(one, other)
 
 
+@pytest.mark.parametrize(("lag", "expected"), [(0, [4, 5, 6, 7]), (1, [4, 4, 5, 6]), (2, [4, 4, 4, 5]), (4, [0, 1, 2, 3])])
+def test_loaded_with_another_lag(lag: int, expected: list[int], tmp_path: Path) -> None:
+    """
+    The policies kept for a lag of 4 serve no other: the current one acts until there are older ones, and what is stored
+    says so. With the same lag they serve on.
+    """
+    model = make_model(acting_lag=4, replay_capacity=1024, learning_rate=1e-3)
+    model.learn(4 * ROLLOUT)
+    model.save(tmp_path / "model")
+    loaded = GIPO.load(tmp_path / "model", env=model.get_env(), force_reset=False, acting_lag=lag)
+    policies = Policies()
+    loaded.learn(4 * ROLLOUT, callback=policies, reset_num_timesteps=False)
+    assert versions_stored(loaded) == expected
+    replay = loaded.replay_buffer
+    assert replay is not None
+    if lag > 0 and expected[-1] >= 4:
+        rollout, _ = replay.segment_rollout(replay.segments[-1])
+        loaded.policy.load_state_dict(policies.versions[expected[-1] - 4])
+        with th.no_grad():
+            _, log_prob, _ = loaded.policy.evaluate_actions(
+                th.as_tensor(rollout.observations.reshape(ROLLOUT, -1)), th.as_tensor(rollout.actions.reshape(ROLLOUT, -1))
+            )
+        np.testing.assert_allclose(rollout.log_probs.flatten(), log_prob.numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("lag", [-1, 1.5, "2"])
 def test_refuses_what_is_no_lag(lag: Any) -> None:
     """A whole number, at least 0."""

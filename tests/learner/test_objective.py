@@ -132,7 +132,44 @@ def test_trust_measured_against_the_start_of_the_update(surrogate: Any) -> None:
     assert 0.0 < float(factor.min()) < float(factor.max()) == 1.0
     own = how.surrogate(terms.start_log_ratio, terms.advantages)
     th.testing.assert_close(terms.multiplier, factor * own.multiplier, rtol=1e-4, atol=1e-5)
-    th.testing.assert_close(terms.log_ratio, terms.joint_log_ratio)
+    with th.no_grad():
+        log_prob = evaluate_actions(model.policy, batch.observations, batch.actions, "joint", True).log_prob
+    th.testing.assert_close(terms.log_ratio, log_prob - batch.start_log_prob)
+    th.testing.assert_close(terms.joint_log_ratio, log_prob - batch.old_log_prob)
+    assert float((terms.log_ratio - terms.joint_log_ratio).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_clip_fraction_is_of_the_ratio_that_is_clipped(compile: bool) -> None:
+    """
+    The first minibatch of an update is seen by the policy at its start: of the ratio from there nothing is outside the clip
+    range, although the policies that collected are far away.
+    """
+    model = collected(
+        **{
+            "surrogate": "ppo_clip",
+            "trust_region": "iteration",
+            "iterations": 3,
+            "replay_capacity": 256,
+            "learning_rate": 0.05,
+        },
+        gradient_steps=1,
+        compile=compile,
+    )
+    drifted_batch(model)
+    model.train()
+    logged = model.logger.name_to_value
+    assert logged["lag/abs_log_rho_p95"] > 0.5  # a ratio of 1.6, and the clip range is 0.2
+    assert logged["train/clip_fraction"] == 0
+    model.gradient_steps = 12
+    model.train()
+    update = model.latest_update
+    assert update is not None
+    outside = (update.samples.start_log_ratio.exp() - 1).abs() > 0.2
+    assert model.logger.name_to_value["train/clip_fraction"] == pytest.approx(float(outside.float().mean()))
+    assert 0 < float(outside.float().mean()) < 1
+    trust = update.samples.multiplier / update.samples.start_log_ratio.exp()
+    assert model.logger.name_to_value["utilization/trust_mean"] == pytest.approx(float(trust.mean()), rel=1e-4)
 
 
 def test_trust_against_the_start_needs_the_joint_ratio() -> None:
