@@ -10,7 +10,7 @@ from sb3_gipo.studies.wording import count, listed, percent, runs, target_words
 
 SWITCH, STAY, MIXED = "switch", "do not switch", "it depends on the task"
 EARLY, UNKNOWN = "too early to say", "cannot tell"
-# The 95 % interval of fewer holds the true number far too seldom: 50, 74 and 93 times in a hundred with 2, 3 and 5.
+# The 95 % interval of fewer holds the true number far too seldom: 50, 75 and 90 times in a hundred with 2, 3 and 5.
 FEW_SEEDS = 5
 
 

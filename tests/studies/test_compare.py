@@ -68,7 +68,21 @@ def without_times(summary: dict[str, Any]) -> dict[str, Any]:
         for tasks in analysis["curves"].values():
             for curves in tasks.values():
                 del curves["seconds"]
+        for numbers in analysis["aggregate"].values():
+            del numbers["area_by_time"]
     return summary
+
+
+def without_time_column(report: str) -> list[str]:
+    """Of the only table that has one: seconds are never the same again."""
+    said = []
+    for block in report.split("\n\n"):
+        rows = [line.split("|") for line in block.splitlines()]
+        if " area over equal time " in rows[0]:
+            column = rows[0].index(" area over equal time ")
+            block = "\n".join("|".join(row[:column] + row[column + 1 :]) for row in rows)
+        said.append(block)
+    return said
 
 
 @pytest.mark.slow
@@ -96,7 +110,9 @@ def test_killed_and_taken_up_again(tmp_path: Path) -> None:
     assert "3 runs: 2 finished or failed before, 1 to do." in done.stdout
     assert "PPO, seed 1: return" in done.stdout
     assert "Runs missing from the report: 1 failed" in done.stdout
-    assert done.stdout.rstrip().splitlines()[-1].startswith("Too early") or "witch" in done.stdout
+    assert (
+        done.stdout.rstrip().splitlines()[-1].startswith("Too early to say whether to switch to GIPO, more seeds are needed")
+    )
     assert ((gipo / room.RECORD).read_bytes(), (gipo / room.RECORD).stat().st_mtime_ns) == finished
     failure = json.loads((broken / room.FAILURE).read_text())
     assert failure["error"] == "RuntimeError: the gripper is on fire"
@@ -113,7 +129,7 @@ def test_killed_and_taken_up_again(tmp_path: Path) -> None:
         if kind == "summary.json":
             assert without_times(json.loads(mine)) == without_times(json.loads(its))
         else:
-            assert mine == its
+            assert without_time_column(mine) == without_time_column(its)
 
 
 def known(tmp_path: Path) -> tuple[Path, Study]:
