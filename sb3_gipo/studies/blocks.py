@@ -1,6 +1,7 @@
 """What a report is made of, and how that becomes Markdown or a page."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import NamedTuple
@@ -99,8 +100,10 @@ def _markdown(block: Block, plots: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Names from the study are texts, not Markdown: what would start a tag or a link is shown as it is."""
-    return html.escape(text, quote=False).replace("[", "\\[").replace("*", "\\*").replace("`", "\\`").replace("\n", " ")
+    """Names from the study are texts, not Markdown: what would start a tag, a link or a formula is shown as it is."""
+    # an underscore inside of a word is one
+    escaped = re.sub(r"[\[*`$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", html.escape(text, quote=False))
+    return escaped.replace("\n", " ")
 
 
 def _cell(text: str) -> str:

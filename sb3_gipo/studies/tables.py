@@ -1,14 +1,14 @@
 """The tables of a report."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sb3_gipo.studies.analysis import LOGGED, RegimeAnalysis
 from sb3_gipo.studies.blocks import Block, Bullets, Table
 from sb3_gipo.studies.plan import ONLY_REGIME, Study
 from sb3_gipo.studies.results import Results
 from sb3_gipo.studies.statistics import Estimate
-from sb3_gipo.studies.wording import percent, target_words
+from sb3_gipo.studies.wording import count, percent, target_words
 
 NOTHING = "-"
 
@@ -159,7 +159,7 @@ def threshold_table(analysis: RegimeAnalysis) -> Table:
             task,
             f"return {each.threshold:,g}" if each.of == "return" else f"success {percent(each.threshold)}",
             name,
-            *(NOTHING if spent is None else _steps_with_interval(spent) for spent in each[2:]),
+            *(NOTHING if spent is None else _steps_with_interval(spent, count) for spent in each[2:]),
         ]
         for task, its in analysis.thresholds.items()
         for which in range(max(map(len, its.values())))
@@ -206,12 +206,13 @@ def _with_interval(estimate: Estimate | None, digits: int) -> str:
     return f"{point} ({low} to {high})"
 
 
-def _steps_with_interval(steps: Estimate) -> str:
-    return f"{_steps(steps.point)} ({_steps(steps.low)} to {_steps(steps.high)})"
-
-
 def _steps(steps: float) -> str:
     return "never" if steps == float("inf") else f"{steps:,.0f}"
+
+
+def _steps_with_interval(steps: Estimate, said: Callable[[float], str] = _steps) -> str:
+    # in no sample of the bootstrap either
+    return said(steps.point) if steps.low == float("inf") else f"{said(steps.point)} ({said(steps.low)} to {said(steps.high)})"
 
 
 def _json(value: object) -> str:
