@@ -1,14 +1,17 @@
 """What the answers come to: a verdict and settings, each with its reason."""
 
+import inspect
 from typing import Literal, NamedTuple
 
+from sb3_gipo import defaults
 from sb3_gipo.callbacks.symptoms import HEAVY_TAIL, KL_RUNAWAY, SYMPTOMS
 from sb3_gipo.diagnosis.facts import Facts, gather
 from sb3_gipo.diagnosis.logs import Run
 from sb3_gipo.diagnosis.questions import FULL_PART, STALE_DRIFT, Answers, answer, part_of_old
+from sb3_gipo.gipo import GIPO
 
-# GIPO's defaults: `sigma`, and the rollouts that replay_capacity="auto" keeps.
-DEFAULT_SIGMA, AUTO_ROLLOUTS = 0.5, 8
+DEFAULT_SIGMA: float = inspect.signature(GIPO).parameters["sigma"].default
+AUTOMATIC = f"{defaults.AUTO_REPLAY_ROLLOUTS} rollouts, at least {defaults.AUTO_REPLAY_TRANSITIONS:,} transitions"
 # exp(-2^2 / 2) = 0.135: what a sample at the 95th percentile of the drift weighs when sigma is half of that.
 DEVIATIONS_AT_P95 = 2.0
 # Below, one minibatch's drift is outside; above, exp(sigma^2 / 2) lets the largest multiplier pass 1.6 (paper, lemma 5.3).
@@ -178,7 +181,7 @@ def _settings_for_ppo(facts: Facts) -> tuple[Setting, ...]:
     uses = f", instead of {facts.uses.value:.3g} passes in one update" if facts.uses else ""
     return (
         sigma,
-        Setting("replay_capacity", '"auto"', f"{AUTO_ROLLOUTS} rollouts: each step is drawn from in as many updates{uses}"),
+        Setting("replay_capacity", '"auto"', f"{AUTOMATIC}: each step is drawn from in several updates{uses}"),
         Setting("gradient_steps", "None", "four times PPO's minibatches for one rollout: old data are worth more passes"),
         Setting("kl_coef", "None", "0.1 with a replay, 0 without: holds the policy near the data it learns from"),
     )
@@ -264,9 +267,10 @@ def _capacity(facts: Facts, scarce: bool, changes: list[str]) -> Setting:
         return Setting(
             "replay_capacity", str(round(2 * rollouts * rollout)), f"{2 * rollouts} rollouts: old samples count in full"
         )
-    if rollouts < AUTO_ROLLOUTS:
-        return Setting("replay_capacity", '"auto"', f"{AUTO_ROLLOUTS} rollouts, the default ({rollouts} stored at the end)")
-    value = '"auto"' if rollouts == AUTO_ROLLOUTS else str(round(rollouts * rollout))
+    automatic = defaults.replay_capacity(round(rollout)) // round(rollout)
+    if rollouts < automatic:
+        return Setting("replay_capacity", '"auto"', f"{AUTOMATIC}, the default ({rollouts} rollouts stored at the end)")
+    value = '"auto"' if rollouts == automatic else str(round(rollouts * rollout))
     return Setting("replay_capacity", value, f"as it is ({rollouts} rollouts stored)")
 
 

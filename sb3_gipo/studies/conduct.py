@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from sb3_gipo.studies import folder as room
 from sb3_gipo.studies.plan import Run, distinct
 from sb3_gipo.studies.probe import check_buildable
+from sb3_gipo.studies.provenance import cores
 from sb3_gipo.zoo.processes import Job, last_lines, run_all
 
 
@@ -47,11 +48,6 @@ def conduct(folder: Path, runs: Sequence[Run], jobs: int | None, retry: bool, co
         elif code < 0 and room.record_of(folder, run) is None:
             killed.append(run)
     return killed
-
-
-def cores() -> int:
-    """:return: number of cores that this process may use"""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Display:

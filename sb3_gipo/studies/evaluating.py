@@ -1,6 +1,7 @@
 """Evaluations that the training does not notice: same goals every time, generators put back, statistics not updated."""
 
 import copy
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ class Evaluation(NamedTuple):
     lengths: list[int]
 
 
+class NonFiniteEvaluationError(ValueError):
+    """An episode of an evaluation had a return or a success that is no finite number."""
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """The global random generators stand afterwards where they stood before."""
@@ -42,7 +47,7 @@ def undisturbed() -> Iterator[None]:
             th.cuda.set_rng_state_all(cuda)
 
 
-def evaluate(model: BaseAlgorithm, env: VecEnv, episodes: int, seed: int) -> Evaluation:
+def evaluate(model: BaseAlgorithm, env: VecEnv, episodes: int, seed: int, where: str = "The evaluation") -> Evaluation:
     """
     Evaluate the deterministic policy. Nothing of the training changes.
 
@@ -50,7 +55,9 @@ def evaluate(model: BaseAlgorithm, env: VecEnv, episodes: int, seed: int) -> Eva
     :param env: of the evaluation, normalised if that of the training is
     :param episodes: how many
     :param seed: of the environments, the same for every evaluation of a study
+    :param where: which evaluation this is, as an error says it
     :return: how the episodes went
+    :raises NonFiniteEvaluationError: for a return or a success that is not a finite number
     """
     seen: list[tuple[int, dict[str, Any]]] = []
 
@@ -70,11 +77,26 @@ def evaluate(model: BaseAlgorithm, env: VecEnv, episodes: int, seed: int) -> Eva
     seen.sort(key=lambda each: each[0])  # keeps the order of an environment's own episodes
     infos = [info for _, info in seen]
     says = bool(infos) and all("is_success" in info for info in infos)
+    returns = [float(info["episode"]["r"]) for info in infos]
+    _check_finite(where, "return", returns)
+    if says:
+        _check_finite(where, "success", [float(info["is_success"]) for info in infos])
     return Evaluation(
-        [float(info["episode"]["r"]) for info in infos],
+        returns,
         [bool(info["is_success"]) for info in infos] if says else None,
         [int(info["episode"]["l"]) for info in infos],
     )
+
+
+def _check_finite(where: str, what: str, values: list[float]) -> None:
+    wrong = [number for number, value in enumerate(values, 1) if not math.isfinite(value)]
+    if wrong:
+        of = "the reward" if what == "return" else 'info["is_success"]'
+        raise NonFiniteEvaluationError(
+            f"{where}: the {what} of episode {wrong[0]} of {len(values)} is {values[wrong[0] - 1]} ({len(wrong)} of them are "
+            f"not finite); it must be a finite number. Look at {of} that the environment gives (eval_kwargs of the task) "
+            "and at the actions that it gets: where they are not finite, the training ran away before (lower learning_rate)."
+        )
 
 
 def _evaluator(model: BaseAlgorithm) -> Any:

@@ -1,6 +1,5 @@
 """The folder of a study: one folder for each run, and what lies in it."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +29,15 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     :param folder: is made where there is none
     :param wait: for the other to end; else refuse
-    :raises StudyError: where another process has it
+    :raises StudyError: where another process has it, or the system has no such locks
     """
+    try:
+        import fcntl
+    except ImportError:
+        raise StudyError(
+            "compare runs a study on POSIX systems only (Linux, macOS, WSL), where it can lock the study's folder. "
+            "--report works everywhere: run the study on such a system, and copy its folder here."
+        ) from None
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
         try:

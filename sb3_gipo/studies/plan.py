@@ -132,17 +132,12 @@ class Run(NamedTuple):
     @property
     def slug(self) -> str:
         """Name of its folder."""
-        return "--".join(slug(part) for part in self._parts)
+        return "--".join(slug(part) for part in _parts(self.configuration))
 
     @property
     def title(self) -> str:
         """For people."""
-        return ", ".join(self._parts)
-
-    @property
-    def _parts(self) -> list[str]:
-        regime = self.configuration["regime"]
-        return [self.task, *([] if regime == ONLY_REGIME else [regime]), self.contestant, f"seed {self.seed}"]
+        return title(self.configuration)
 
     @property
     def fingerprint(self) -> str:
@@ -206,6 +201,19 @@ class Study:
             "evaluations": {"at": self.grid(task), "episodes": self.evaluations.episodes, "seed": self.evaluations.seed},
         }
         return Run(task.name, regime, contestant.name, seed, configuration)
+
+
+def title(configuration: Mapping[str, Any]) -> str:
+    """
+    :param configuration: of a run
+    :return: which one it is, for people
+    """
+    return ", ".join(_parts(configuration))
+
+
+def _parts(configuration: Mapping[str, Any]) -> list[str]:
+    task, regime, algorithm = configuration["task"]["name"], configuration["regime"], configuration["algorithm"]["name"]
+    return [task, *([] if regime == ONLY_REGIME else [regime]), algorithm, f"seed {configuration['seed']}"]
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:

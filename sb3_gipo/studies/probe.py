@@ -52,7 +52,8 @@ def main() -> int:
                 envs = {key: make_envs(run)}
             make_model(run, envs[key][0])
         except Exception as error:
-            print(MARK + json.dumps([number, f"{type(error).__name__}: {error}"]), flush=True)
+            # on a line of its own, whatever an environment has printed
+            print("\n" + MARK + json.dumps([number, f"{type(error).__name__}: {error}"]), flush=True)
     return 0
 
 

@@ -1,5 +1,6 @@
 """With what a run was made: versions and hardware."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -7,20 +8,36 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch as th
+
 import sb3_gipo
 
 PACKAGES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "metaworld", "mujoco")
 
 
 def versions() -> dict[str, str]:
-    """:return: of Python, the packages that are installed, this one and its commit where it is a clone"""
-    found = {"python": platform.python_version(), "sb3_gipo": sb3_gipo.__version__}
+    """:return: of Python, the packages that are installed, this one with its sources, and its commit where it is a clone"""
+    found = {"python": platform.python_version(), "sb3_gipo": sb3_gipo.__version__, "sb3_gipo sources": sources()}
     commit = _git("rev-parse", "HEAD")
     if commit:
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", str(Path(sb3_gipo.__file__).parent))
         found["sb3_gipo commit"] = commit + (" with changes" if changed else "")
     found |= {package: version for package in PACKAGES if (version := _version(package))}
     return found
+
+
+def sources(folder: Path | None = None) -> str:
+    """
+    :param folder: of a package; ``None``: this one
+    :return: a short text that is the same where its Python files are, whatever the version says
+    """
+    folder = folder or Path(sb3_gipo.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py"), key=lambda each: each.relative_to(folder).as_posix()):
+        # newlines as Python sees them: a checkout on another system is the same
+        code = path.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(code)}\n".encode() + code)
+    return digest.hexdigest()[:12]
 
 
 def _version(package: str) -> str:
@@ -30,12 +47,23 @@ def _version(package: str) -> str:
         return ""
 
 
-def hardware() -> dict[str, Any]:
-    """:return: processor, cores that may be used, threads of torch, platform"""
-    import torch as th
+def hardware(device: th.device) -> dict[str, Any]:
+    """
+    :param device: of the model
+    :return: processor, cores that may be used, threads of torch, platform, and what the model is on
+    """
+    return {
+        "cpu": _processor(),
+        "cores": cores(),
+        "threads": th.get_num_threads(),
+        "platform": platform.platform(),
+        "device": th.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": _processor(), "cores": cores, "threads": th.get_num_threads(), "platform": platform.platform()}
+
+def cores() -> int:
+    """:return: number of cores that this process may use"""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

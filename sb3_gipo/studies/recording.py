@@ -28,12 +28,21 @@ class RunRecorder(BaseCallback):
     :param seed: of an evaluation
     :param traces: is told when an interval is over
     :param progress: file for the steps so far
+    :param title: of the run, as an error says it
     """
 
     def __init__(
-        self, eval_env: VecEnv, at: Sequence[int], episodes: int, seed: int, traces: Traces, progress: Path | None = None
+        self,
+        eval_env: VecEnv,
+        at: Sequence[int],
+        episodes: int,
+        seed: int,
+        traces: Traces,
+        progress: Path | None = None,
+        title: str = "this run",
     ) -> None:
         super().__init__()
+        self.title = title
         self.eval_env = eval_env
         self.episodes, self.seed = episodes, seed
         self.traces = traces
@@ -82,7 +91,8 @@ class RunRecorder(BaseCallback):
     def _evaluate(self) -> None:
         seconds = self.training_seconds
         start = time.perf_counter()
-        done = evaluate(self.model, self.eval_env, self.episodes, self.seed)
+        where = f"The evaluation at step {self.num_timesteps} of {self.title}"
+        done = evaluate(self.model, self.eval_env, self.episodes, self.seed, where)
         while self._at and self._at[0] <= self.num_timesteps:
             self._at.pop(0)
         self.evaluations.append(

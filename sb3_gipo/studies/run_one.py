@@ -14,9 +14,21 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_gipo.callbacks import UtilizationCallback
+from sb3_gipo.callbacks.observers import is_clipped
 from sb3_gipo.pages import write_json
 from sb3_gipo.studies import folder
-from sb3_gipo.studies.plan import fingerprint
+from sb3_gipo.studies.contestants import make_envs, make_model
+from sb3_gipo.studies.plan import fingerprint, title
+from sb3_gipo.studies.provenance import hardware, versions
+from sb3_gipo.studies.recording import RunRecorder
+from sb3_gipo.studies.traces import Traces
 
 ORPHANED = 3
 WATCH_SECONDS = 0.5
@@ -69,46 +81,42 @@ def carry_out(configuration: dict[str, Any], progress: Path | None = None) -> di
     :param progress: file for the steps so far
     :return: its record
     """
-    import torch as th
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.logger import Logger
-
-    from sb3_gipo.callbacks import UtilizationCallback
-    from sb3_gipo.callbacks.observers import is_clipped
-    from sb3_gipo.studies.contestants import make_envs, make_model
-    from sb3_gipo.studies.provenance import hardware, versions
-    from sb3_gipo.studies.recording import RunRecorder
-    from sb3_gipo.studies.traces import Traces
-
     th.set_num_threads(1)  # as many runs at once as there are cores
     begun, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
-    made_with = {"versions": versions(), "hardware": hardware()}
+    made_with = versions()  # before the files can change
     env, eval_env = make_envs(configuration)
     model = make_model(configuration, env)
-    traces, evaluations = Traces(), configuration["evaluations"]
-    model.set_logger(Logger(folder=None, output_formats=[traces]))
-    recorder = RunRecorder(
-        eval_env, evaluations["at"], evaluations["episodes"], evaluations["seed"], traces, progress=progress
-    )
-    callbacks: list[BaseCallback] = [recorder]
-    if type(model).__module__.partition(".")[0] != "sb3_gipo" and is_clipped(model):
-        # what GIPO logs by itself
-        callbacks.append(UtilizationCallback(histogram_freq=0, figure_freq=0, by_age=False))
-    model.learn(configuration["steps"], callback=callbacks)
+    recorder = _recorder(eval_env, configuration, progress)
+    _train(model, recorder, configuration["steps"])
     training_seconds = recorder.training_seconds
     env.close()
     eval_env.close()
     return {
         "fingerprint": fingerprint(configuration),
         **configuration,
-        **made_with,
+        "versions": made_with,
+        "hardware": hardware(model.device),
         "started": begun,
         "evaluations": recorder.evaluations,
-        "planned_evaluations": evaluations,
-        "traces": traces.intervals(),
+        "planned_evaluations": configuration["evaluations"],
+        "traces": recorder.traces.intervals(),
         "training_seconds": round(training_seconds, 3),
         "wall_seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def _recorder(eval_env: VecEnv, configuration: dict[str, Any], progress: Path | None) -> RunRecorder:
+    how = configuration["evaluations"]
+    return RunRecorder(eval_env, how["at"], how["episodes"], how["seed"], Traces(), progress, title(configuration))
+
+
+def _train(model: BaseAlgorithm, recorder: RunRecorder, steps: int) -> None:
+    model.set_logger(Logger(folder=None, output_formats=[recorder.traces]))
+    callbacks: list[BaseCallback] = [recorder]
+    if type(model).__module__.partition(".")[0] != "sb3_gipo" and is_clipped(model):
+        # what GIPO logs by itself
+        callbacks.append(UtilizationCallback(histogram_freq=0, figure_freq=0, by_age=False))
+    model.learn(steps, callback=callbacks)
 
 
 def _watch(parent: int) -> None:

@@ -11,9 +11,9 @@ from gymnasium.envs.registration import make
 
 from sb3_gipo import GIPO as Algorithm
 from sb3_gipo.callbacks.symptoms import SYMPTOMS
-from sb3_gipo.defaults import AUTO_REPLAY_ROLLOUTS
+from sb3_gipo.defaults import AUTO_REPLAY_ROLLOUTS, AUTO_REPLAY_TRANSITIONS
 from sb3_gipo.diagnosis import Diagnosis, diagnose, read_logs
-from sb3_gipo.diagnosis.verdict import AUTO_ROLLOUTS, DEFAULT_SIGMA
+from sb3_gipo.diagnosis.verdict import DEFAULT_SIGMA
 from tests.diagnosis.written import CHEAP, FALLING, GIPO, PPO, RISING, SLOW, Values, run_of
 
 
@@ -30,7 +30,8 @@ def test_the_defaults_of_gipo_are_its_defaults() -> None:
     defaults = {name: parameter.default for name, parameter in inspect.signature(Algorithm).parameters.items()}
     assert {name: defaults[name] for name in DEFAULTS} == DEFAULTS
     assert defaults["sigma"] == DEFAULT_SIGMA
-    assert AUTO_ROLLOUTS == AUTO_REPLAY_ROLLOUTS
+    (said,) = (each.reason for each in diagnosis_of(PPO, SLOW).settings if each.name == "replay_capacity")
+    assert said.startswith(f"{AUTO_REPLAY_ROLLOUTS} rollouts, at least {AUTO_REPLAY_TRANSITIONS:,} transitions: ")
     for symptom in SYMPTOMS:
         if symptom.name.startswith("sigma"):
             assert f"its default, {defaults['sigma']}" in symptom.remedy
@@ -180,7 +181,10 @@ def ages(*parts: tuple[str, float, float]) -> dict[str, Values]:
         (ages(("0", 0.2, 0.5), ("1", 0.2, 0.4), ("2-3", 0.2, 0.04), ("4-7", 0.4, 0.06)), 2048),
         (ages(("0", 0.5, 0.5), ("1", 0.49, 0.5), ("2-3", 0.009, 0.0)), "auto"),  # too few to be judged
         (ages(("0", 0.5, 0.1), ("1", 0.5, 0.9)), "auto"),
-        ({"replay/size": 16384.0, "replay/rollouts": 16.0}, 16384),
+        ({"replay/size": 16384.0, "replay/rollouts": 16.0}, "auto"),  # 8 rollouts would be less than 16,384 transitions
+        ({"replay/size": 32768.0, "replay/rollouts": 8.0}, "auto"),
+        ({"replay/size": 32768.0, "replay/rollouts": 16.0}, 32768),
+        ({"replay/size": 17408.0, "replay/rollouts": 17.0}, 17408),
         ({"replay/size": 3072.0, "replay/rollouts": 3.0}, "auto"),  # not yet full
     ],
 )

@@ -309,6 +309,25 @@ def test_what_cannot_be_built_is_told_before_anything_runs() -> None:
     assert str(told.value).count("- SAC") == 1
 
 
+def test_an_environment_may_print_what_it_likes() -> None:
+    """Also without an end of line: the error behind it is read all the same."""
+    wrong = {"PPO": {"algorithm": "ppo", "policy_kwargs": {"activation_fn": "Rleu"}}}
+    with pytest.raises(StudyError, match=r"(?s)Nothing was run, because these cannot be built:\n- PPO: .*Rleu"):
+        check_buildable(study(seeds=1, tasks=["tests.studies.broken:Chatty-v0"], algorithms=wrong).runs())
+
+
+def test_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said what is needed, not to install a module that there is not; a report needs no lock."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert main(["compare", str(path), "--folder", str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err
+    assert "POSIX" in said
+    assert "pip install" not in said
+    assert main(["compare", str(path), "--folder", str(tmp_path / "x"), "--report"]) == 0
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress(tmp_path: Path, terminal: bool) -> None:
     """Bars on a terminal, lines elsewhere; failures are told on both."""

@@ -56,6 +56,12 @@ def test_what_it_means(tmp_path: Path) -> None:
     assert (ppo.n_envs, ppo.normalize) == (2, {"norm_obs": True, "norm_reward": True, "gamma": 0.9})
     assert (tqc.label, tqc.normalize, tqc.settings) == ("TQC", None, {"buffer_size": 100_000})
     assert study.grid(reach)[:2] == [10_000, 20_000]
+    kwargs = {"kwargs": {"reward_scale": "1e-1"}, "eval_kwargs": {"sizes": ["2e2"], "split": "eval"}}
+    (task,) = changed(tasks=[{"id": "A-v0", **kwargs}]).tasks
+    assert (task.kwargs, task.eval_kwargs) == (
+        {"reward_scale": 0.1},
+        {"reward_scale": 0.1, "sizes": [200], "split": "eval"},
+    )
     assert len(study.runs()) == 3 * 2 * 4
     assert len({run.slug for run in study.runs()}) == 24
 

@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,10 +15,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
+import sb3_gipo
+from sb3_gipo.studies import folder as room
 from sb3_gipo.studies.contestants import make_envs, make_model, resolve
 from sb3_gipo.studies.evaluating import evaluate
+from sb3_gipo.studies.provenance import sources
 from sb3_gipo.studies.recording import RunRecorder
-from sb3_gipo.studies.run_one import carry_out
+from sb3_gipo.studies.run_one import carry_out, make
 from sb3_gipo.studies.traces import Traces
 from tests.studies.synthetic import study
 
@@ -41,7 +46,7 @@ def configuration(algorithm: str, number: int = 4, **changes: Any) -> dict[str, 
         n_envs=2,
         evaluations={"number": number, "episodes": 3},
         tasks=[task],
-        statistics={},
+        statistics={"last": 1},
         algorithms={"x": {"algorithm": algorithm, **SETTINGS[algorithm]}},
         **changes,
     )
@@ -67,11 +72,30 @@ def test_record(algorithm: str) -> None:
     assert [each["until"] for each in record["traces"]] == steps[1:]
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert {"python", "torch", "stable_baselines3", "sb3_gipo", "gymnasium", "numpy"} <= set(record["versions"])
-    assert record["hardware"]["threads"] == 1
+    assert (record["hardware"]["threads"], record["hardware"]["device"]) == (1, "cpu")
+    assert re.fullmatch("[0-9a-f]{12}", record["versions"]["sb3_gipo sources"])
     if algorithm in ("ppo", "gipo", "recurrentppo"):
         logged = set(record["traces"][-1]["mean"])  # of the rollout that ended at step 96
         assert {"lag/abs_log_rho_p95", "utilization/near_zero_frac", "train/approx_kl"} <= logged
         assert "train/approx_kl" in record["traces"][-1]["max"]
+
+
+def test_sources(tmp_path: Path) -> None:
+    """The same for the same files, another for a change, a new name, or a file more; nothing else counts."""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "inner" / "b.py").write_text("")
+    first = sources(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "a.py").write_bytes(b"x = 1\r\n")
+    assert sources(tmp_path) == first
+    (tmp_path / "a.py").write_text("x = 2\n")
+    changed = sources(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "c.py")
+    renamed = sources(tmp_path)
+    (tmp_path / "d.py").touch()
+    assert len({first, changed, renamed, sources(tmp_path)}) == 4
+    assert sources() == sources(Path(sb3_gipo.__file__).parent)
 
 
 def test_gradient_steps_are_minibatches() -> None:
@@ -180,6 +204,47 @@ def test_statistics_of_the_training_are_used_and_kept() -> None:
     assert model.policy.training
     np.testing.assert_array_equal(eval_env.obs_rms.mean, before[0])
     assert (normalizer.obs_rms.count, eval_env.obs_rms.count) == (before[1], before[1])
+
+
+class Broken(Goals):
+    """From its second episode on, with the kwarg ``what``: a reward, or a success, that is no number."""
+
+    def __init__(self, what: str = "") -> None:
+        self.what, self.episodes = what, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.episodes += 1
+        return super().reset(seed=seed)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, done, truncated, info = super().step(action)
+        if self.episodes > 1 and self.what == "success":
+            info["is_success"] = math.nan
+        return observation, math.inf if self.episodes > 1 and self.what == "return" else reward, done, truncated, info
+
+
+gym.register("Broken-v0", Broken, max_episode_steps=10)
+
+
+@pytest.mark.parametrize(("what", "value", "of"), [("return", "inf", "the reward"), ("success", "nan", "info..is_success")])
+def test_an_evaluation_that_is_not_finite(what: str, value: str, of: str, tmp_path: Path) -> None:
+    """Which one, of which run, and what to look at; a success that is no number is none, nor a failure."""
+    (run,) = study(
+        steps=64,
+        seeds=[7],
+        evaluations={"number": 2, "episodes": 2},
+        tasks=[{"id": "Broken-v0", "name": "cracked", "eval_kwargs": {"what": what}}],
+        statistics={},
+        algorithms={"x": {"algorithm": "ppo", "n_steps": 16, "batch_size": 16}},
+    ).runs()
+    (tmp_path / room.CONFIGURATION).write_text(json.dumps(run.configuration))
+    assert make(tmp_path) == 1
+    assert not (tmp_path / room.RECORD).exists()
+    assert re.match(
+        rf"NonFiniteEvaluationError: The evaluation at step 32 of cracked, x, seed 7: the {what} of episode 1 of 2 is {value} "
+        rf"\(2 of them .* Look at {of}.*eval_kwargs",
+        json.loads((tmp_path / room.FAILURE).read_text())["error"],
+    )
 
 
 class Drawing(Goals):
