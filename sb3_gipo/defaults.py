@@ -3,16 +3,23 @@ What stands for ``None`` and ``"auto"`` among GIPO's arguments. Without a replay
 on tasks that no reported number comes from (``benchmarks/data_efficiency``).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 # PPO's own, of one environment and of one minibatch
 PPO_N_STEPS, PPO_BATCH_SIZE = 2048, 64
+PPO_GAE_LAMBDA = 0.95
 # With a replay a rollout need not be a data set of its own: the policy is renewed as soon as there is something new.
 REPLAY_ROLLOUT = 512  # of all environments together
 REPLAY_BATCH_SIZE = 128
+REPLAY_GAE_LAMBDA = 0.98
 # replay_capacity="auto": whichever is more
-AUTO_REPLAY_ROLLOUTS, AUTO_REPLAY_TRANSITIONS = 8, 16_384
+AUTO_REPLAY_ROLLOUTS, AUTO_REPLAY_TRANSITIONS = 8, 8_192
 # gradient_steps=None: so many times PPO's minibatches for one rollout. Old data are worth more passes than they had.
 REPLAY_WORK = 4
-# kl_coef=None: nothing else pulls the policy back when old data are used again and again.
+# surrogate_kwargs=None, of "gipo": one-sided trust, with this largest multiplier of what brings a ratio back
+REPLAY_RESTORING = 3.0
+# kl_coef=None, where the surrogate pulls nothing back that old data, used again and again, have carried away
 REPLAY_KL_COEF = 0.1
 
 
@@ -31,6 +38,34 @@ def batch_size(replay: bool) -> int:
     :return: transitions in a minibatch
     """
     return REPLAY_BATCH_SIZE if replay else PPO_BATCH_SIZE
+
+
+def gae_lambda(replay: bool) -> float:
+    """
+    :param replay: whether there is one
+    :return: trace decay of the targets
+    """
+    return REPLAY_GAE_LAMBDA if replay else PPO_GAE_LAMBDA
+
+
+def surrogate_kwargs(replay: bool, surrogate: object) -> dict[str, Any]:
+    """
+    :param replay: whether there is one
+    :param surrogate: its name, or a function
+    :return: further arguments of it
+    """
+    return {"restoring": REPLAY_RESTORING} if replay and surrogate == "gipo" else {}
+
+
+def kl_coef(replay: bool, surrogate: object, further: Mapping[str, Any]) -> float:
+    """
+    :param replay: whether there is one
+    :param surrogate: its name, or a function
+    :param further: arguments of it
+    :return: coefficient of the penalty on the divergence from the behaviour policy
+    """
+    pulls_back = surrogate == "ppo_clip" or (surrogate == "gipo" and further.get("restoring") is not None)
+    return REPLAY_KL_COEF if replay and not pulls_back else 0.0
 
 
 def replay_capacity(rollout: int) -> int:

@@ -57,7 +57,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         replay, 128 with it
     :param n_epochs: Without replay: passes over the rollout. With replay: sets the default of ``gradient_steps``
     :param gamma: Discount factor
-    :param gae_lambda: Trace decay of GAE and of V-trace
+    :param gae_lambda: Trace decay of GAE and of V-trace; ``None``: PPO's 0.95 without replay, 0.98 with it
     :param clip_range: Clipping parameter of ``surrogate="ppo_clip"``, also the threshold of ``train/clip_fraction``;
         a number or a function of the progress remaining
     :param clip_range_vf: Clipping parameter for the value function, a number or a function of the progress remaining;
@@ -85,12 +85,14 @@ class GIPO(ReplayOnPolicyAlgorithm):
     :param sigma_neg: The width where the advantage is negative; ``None``: the same
     :param kernel: Shape of the trust weight: ``"gaussian"``, ``"laplacian"`` or ``"cauchy"``
     :param surrogate_kwargs: Further arguments of the surrogate, such as ``tau_neg`` of ``"sapo"``, or ``restoring`` of
-        ``"gipo"`` (one-sided trust, :func:`sb3_gipo.ops.surrogates.gipo`)
+        ``"gipo"``: the largest multiplier of what brings a ratio back to 1, which one-sided trust does not damp
+        (:func:`sb3_gipo.ops.surrogates.gipo`). ``None``: with replay ``{"restoring": 3.0}`` for ``"gipo"``, else nothing;
+        ``{}``: the paper's symmetric trust
     :param ratio_level: ``"joint"``: one ratio for an action; ``"dimension"``: one for each of its dimensions, losses added
     :param trust_region: The policy that trust is measured against: ``"behaviour"``, the one that chose the action (the
         paper); or ``"iteration"``, the one at the start of this update, with the ratio from there to the behaviour policy as a
         constant factor of at most 1 (decoupled, arXiv 2110.00641)
-    :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts, at least 16,384; ``None``: no replay, on-policy
+    :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts, at least 8,192; ``None``: no replay, on-policy
     :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: four times as many as PPO takes. Where
         that is less than what is stored, they are drawn from as many whole rollouts as it takes, chosen anew each time
     :param target: ``"vtrace"``: values and ratios of the current policy; ``"gae"``: values of the current policy, no ratios;
@@ -102,7 +104,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         of staleness. Needs a replay; 0: with the current one
     :param old_threshold: Version gap above which a sample counts as old in the metrics
     :param kl_coef: Coefficient of a penalty on the divergence from the behaviour policy, from its stored log-probabilities;
-        ``None``: 0.1 with replay, 0 without
+        ``None``: 0.1 with a replay and a surrogate that pulls nothing back (symmetric trust, ``"sapo"``, ``"no_clip"``, a
+        function), else 0
     :param critic_lr_factor: The critic's own layers learn with so many times the learning rate, above 0; where that is not 1
         their gradient is clipped by itself
     :param compile: compile the gradient step and, on a CPU, the policy that acts (without gSDE, with a joint ratio): several
@@ -128,7 +131,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         batch_size: int | None = None,
         n_epochs: int = 10,
         gamma: float = 0.99,
-        gae_lambda: float = 0.95,
+        gae_lambda: float | None = None,
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
@@ -149,7 +152,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         _init_setup_model: bool = True,
         *,
         surrogate: SurrogateName | UserSurrogate = "gipo",
-        sigma: float | str | Schedule = 0.5,
+        sigma: float | str | Schedule = 0.3,
         sigma_neg: float | str | Schedule | None = None,
         kernel: Kernel = "gaussian",
         surrogate_kwargs: dict[str, Any] | None = None,
@@ -174,7 +177,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
             learning_rate=learning_rate,
             n_steps=n_steps,  # type: ignore[arg-type]  # ``None`` is replaced below
             gamma=gamma,
-            gae_lambda=gae_lambda,
+            gae_lambda=defaults.gae_lambda(replay_capacity is not None) if gae_lambda is None else gae_lambda,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
@@ -345,13 +348,18 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _kl_coef(self) -> float:
         if self.kl_coef is not None:
             return self.kl_coef
-        return 0.0 if self.replay_capacity is None else defaults.REPLAY_KL_COEF
+        return defaults.kl_coef(self.replay_capacity is not None, self.surrogate, self._surrogate_kwargs())
+
+    def _surrogate_kwargs(self) -> dict[str, Any]:
+        if self.surrogate_kwargs is not None:
+            return self.surrogate_kwargs
+        return defaults.surrogate_kwargs(self.replay_capacity is not None, self.surrogate)
 
     def _objective_settings(self) -> ObjectiveSettings:
         return ObjectiveSettings(
             surrogate_name=self.surrogate,
             kernel=self.kernel,
-            surrogate_kwargs=self.surrogate_kwargs or {},
+            surrogate_kwargs=self._surrogate_kwargs(),
             ratio_level=self.ratio_level,
             trust_region=self.trust_region,
             normalize_advantage=self.normalize_advantage,

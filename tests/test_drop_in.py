@@ -43,7 +43,8 @@ def test_arguments_of_ppo_come_first() -> None:
     ours = list(inspect.signature(GIPO.__init__).parameters.values())
     assert [(p.name, p.kind) for p in ours[: len(theirs)]] == [(p.name, p.kind) for p in theirs]
     for one, other in zip(ours, theirs, strict=False):
-        assert one.default == (None if one.name in ("n_steps", "batch_size") else other.default), one.name
+        left_open = ("n_steps", "batch_size", "gae_lambda")
+        assert one.default == (None if one.name in left_open else other.default), one.name
     assert all(p.default is not p.empty and p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
 
 
@@ -55,14 +56,14 @@ def test_positional_arguments_mean_what_they_mean_in_ppo() -> None:
 
 
 def test_what_stands_for_what_is_left_out() -> None:
-    """Without replay PPO's numbers; with one 512 steps of all environments together, minibatches of 128, 16,384 kept."""
+    """Without replay PPO's; with one 512 steps of all environments, minibatches of 128, 8 rollouts or 8,192 kept."""
     without = GIPO("MlpPolicy", make_env(), replay_capacity=None)
     ppo = PPO("MlpPolicy", make_env())
-    assert (without.n_steps, without.batch_size) == (ppo.n_steps, ppo.batch_size)
+    assert (without.n_steps, without.batch_size, without.gae_lambda) == (ppo.n_steps, ppo.batch_size, ppo.gae_lambda)
     one, two, many = (GIPO("MlpPolicy", make_env(n_envs=number)) for number in (1, 2, 600))
     assert [model.n_steps for model in (one, two, many)] == [512, 256, 2]
-    assert one.batch_size == 128
-    assert (one.replay_buffer.capacity, many.replay_buffer.capacity) == (16_384, 16_384)
+    assert (one.batch_size, one.gae_lambda) == (128, 0.98)
+    assert (one.replay_buffer.capacity, many.replay_buffer.capacity) == (8_192, 8 * 2 * 600)
     assert GIPO("MlpPolicy", make_env(), n_steps=2048).replay_buffer.capacity == 8 * 2 * 2048
 
 

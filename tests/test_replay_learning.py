@@ -217,11 +217,27 @@ def test_kl_penalty_holds_the_policy_back() -> None:
     assert divergence(1.0) < 0.5 * divergence(0.0)
 
 
-def test_the_penalty_belongs_to_replay() -> None:
-    """By default there is a penalty with replay and none without; what was asked for is used either way."""
-    for replay_capacity, kl_coef, used in (("auto", None, 0.1), (None, None, 0.0), (None, 0.3, 0.3), ("auto", 0.0, 0.0)):
-        model = GIPO("MlpPolicy", make_env(), **SMALL, replay_capacity=replay_capacity, kl_coef=kl_coef)
-        assert model._objective_settings().kl_coef == used
+@pytest.mark.parametrize(
+    ("options", "restoring", "kl_coef"),
+    [
+        ({}, 3.0, 0.0),  # one-sided trust pulls back by itself
+        ({"surrogate_kwargs": {}}, None, 0.1),  # the paper's symmetric weight does not
+        ({"surrogate_kwargs": {"restoring": 1.5}}, 1.5, 0.0),
+        ({"surrogate_kwargs": {}, "kl_coef": 0.0}, None, 0.0),
+        ({"kl_coef": 0.3}, 3.0, 0.3),
+        ({"surrogate": "ppo_clip"}, None, 0.0),  # its min pulls back
+        ({"surrogate": "sapo"}, None, 0.1),
+        ({"surrogate": "no_clip"}, None, 0.1),
+        ({"replay_capacity": None}, None, 0.0),
+        ({"replay_capacity": None, "kl_coef": 0.3}, None, 0.3),
+    ],
+)
+def test_something_pulls_back_what_old_data_carry_away(
+    options: dict[str, Any], restoring: float | None, kl_coef: float
+) -> None:
+    """With a replay the surrogate does, or by default a penalty; without one neither; what was asked for is used."""
+    how = GIPO("MlpPolicy", make_env(), **SMALL, **options)._objective_settings()
+    assert (how.surrogate_kwargs.get("restoring"), how.kl_coef) == (restoring, kl_coef)
 
 
 @pytest.mark.parametrize("observation", ["box", "discrete", "multidiscrete", "multibinary", "dict", "image", "dict_image"])

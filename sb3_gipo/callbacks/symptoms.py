@@ -16,6 +16,7 @@ KL_DISASTER = 20.0  # ... from which one update is enough: after it a policy may
 HEAVY_TAIL = 3.0  # lag/abs_log_rho_p95: one sample in 20 is off by a factor of 20
 USELESS = 0.4  # dead + suppressed part of the samples
 NARROW = 0.4  # utilization/trust_below_0.1
+HELD = 0.05  # sigma and tail: one-sided trust holds a policy inside a few sigma, where few samples are doubted
 NARROW_LOG_RATIO = 1.0  # ... while the tail is no longer than this: the data are near, only sigma says they are far
 WIDE = 0.95  # utilization/trust_mean, while the tail is longer than WIDE_LOG_RATIO
 WIDE_LOG_RATIO = 1.5
@@ -81,7 +82,14 @@ def _collapse(numbers: Numbers) -> str | None:
 def _narrow(numbers: Numbers) -> str | None:
     sigma, doubted = numbers.get("train/sigma"), numbers.get("utilization/trust_below_0.1", 0.0)
     tail = numbers.get("lag/abs_log_rho_p95", 0.0)
-    if sigma is None or not (doubted > NARROW and tail < NARROW_LOG_RATIO):
+    if sigma is None:
+        return None
+    if sigma < HELD and 0 < tail < HELD:
+        return (
+            f"sigma too narrow: with sigma = {sigma:.3g} the policy stays where its data are (95% of |log rho| are below "
+            f"{tail:.3g}): it can hardly move"
+        )
+    if not (doubted > NARROW and tail < NARROW_LOG_RATIO):
         return None
     return (
         f"sigma too narrow: with sigma = {sigma:.3g}, {doubted:.0%} of the samples have a trust weight below 0.1, though the "
@@ -175,13 +183,14 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "sigma_too_narrow",
         _narrow,
-        "Raise `sigma`: begin with its default, 0.5, then take about half of the lag/abs_log_rho_p95 that you see.",
+        "Raise `sigma`: begin with its default, 0.3, then take about half of the lag/abs_log_rho_p95 that you see.",
         explains=("utilization_collapse", "replay_too_old"),
     ),
     Symptom(
         "sigma_too_wide",
         _wide,
-        "Lower `sigma`: begin with its default, 0.5; values above 1 rarely damp anything. Keep `kl_coef` above 0.",
+        "Lower `sigma`: begin with its default, 0.3; values above 1 rarely damp anything. Keep `kl_coef` above 0 where trust "
+        "is symmetric.",
         patience=2,
     ),
     Symptom(

@@ -37,7 +37,7 @@ def test_the_defaults_of_gipo_are_its_defaults() -> None:
             assert f"its default, {defaults['sigma']}" in symptom.remedy
 
 
-DEFAULTS = {"sigma": 0.5, "replay_capacity": "auto", "gradient_steps": None, "kl_coef": None}
+DEFAULTS = {"sigma": 0.3, "replay_capacity": "auto", "gradient_steps": None, "kl_coef": None}
 
 # ---------------------------------------------------------------- PPO
 
@@ -181,7 +181,7 @@ def ages(*parts: tuple[str, float, float]) -> dict[str, Values]:
         (ages(("0", 0.2, 0.5), ("1", 0.2, 0.4), ("2-3", 0.2, 0.04), ("4-7", 0.4, 0.06)), 2048),
         (ages(("0", 0.5, 0.5), ("1", 0.49, 0.5), ("2-3", 0.009, 0.0)), "auto"),  # too few to be judged
         (ages(("0", 0.5, 0.1), ("1", 0.5, 0.9)), "auto"),
-        ({"replay/size": 16384.0, "replay/rollouts": 16.0}, "auto"),  # 8 rollouts would be less than 16,384 transitions
+        ({"replay/size": 8192.0, "replay/rollouts": 16.0}, "auto"),  # 8 rollouts would be less than 8,192 transitions
         ({"replay/size": 32768.0, "replay/rollouts": 8.0}, "auto"),
         ({"replay/size": 32768.0, "replay/rollouts": 16.0}, 32768),
         ({"replay/size": 17408.0, "replay/rollouts": 17.0}, 17408),
