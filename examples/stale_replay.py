@@ -39,6 +39,11 @@ SETTINGS = {
     "learning_rate": 1e-3,
     "batch_size": 250,
     "old_threshold": OLD_THRESHOLD,
+    # the paper's symmetric weight, and the same penalty and targets for both
+    "surrogate_kwargs": {},
+    "sigma": 0.5,
+    "kl_coef": 0.1,
+    "gae_lambda": 0.95,
     "policy_kwargs": {"net_arch": [256, 256]},
 }
 KEPT = {
