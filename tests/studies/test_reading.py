@@ -105,7 +105,7 @@ def test_the_configuration_is_complete() -> None:
     gipo, ppo = (run.configuration["algorithm"] for run in study.runs()[:2])
     assert gipo["settings"] == {"sigma": 0.3, "n_steps": 100}
     arguments = gipo["arguments"]
-    assert (arguments["sigma"], arguments["n_steps"], arguments["gae_lambda"], arguments["kl_coef"]) == (0.3, 100, 0.95, None)
+    assert (arguments["sigma"], arguments["n_steps"], arguments["gamma"], arguments["kl_coef"]) == (0.3, 100, 0.99, None)
     assert set(arguments) == set(inspect.signature(GIPO).parameters) - {
         *("policy", "env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model")
     }
