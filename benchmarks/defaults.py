@@ -27,7 +27,7 @@ TASKS: dict[str, tuple[int, dict[str, Any]]] = {
 CONFIGURATIONS: dict[str, dict[str, Any] | None] = {
     "SB3 PPO": None,
     "GIPO, defaults": {},
-    "GIPO, no penalty": {"kl_coef": 0.0},
+    "GIPO, symmetric trust, no penalty": {"surrogate_kwargs": {}, "kl_coef": 0.0},
     "GIPO, PPO's number of minibatches": {"work": 1},
 }
 

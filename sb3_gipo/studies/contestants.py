@@ -96,10 +96,10 @@ def arguments_of(algorithm: type) -> dict[str, Any] | None:
     :param algorithm: a class
     :return: the arguments that a study may set, with their defaults; ``None`` where it takes any (``**kwargs``)
     """
-    parameters = inspect.signature(algorithm.__init__).parameters  # type: ignore[misc]  # of a class, not of an instance
+    parameters = _parameters(algorithm)
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         return None
-    return {name: each.default for name, each in parameters.items() if name not in OURS}
+    return {name: each.default for name, each in parameters.items()}
 
 
 def argument_defaults(algorithm: type) -> dict[str, Any]:
@@ -109,9 +109,14 @@ def argument_defaults(algorithm: type) -> dict[str, Any]:
     :param algorithm: a class
     :return: the arguments of its constructor that a study may set, with their defaults, as JSON knows them; without the device
     """
+    named = {name: each.default for name, each in _parameters(algorithm).items() if name != "device"}
+    return {name: as_json(default) for name, default in named.items() if default is not inspect.Parameter.empty}
+
+
+def _parameters(algorithm: type) -> dict[str, inspect.Parameter]:
+    """Of the constructor, but for what a study decides itself."""
     parameters = inspect.signature(algorithm.__init__).parameters  # type: ignore[misc]  # of a class, not of an instance
-    named = {name: each for name, each in parameters.items() if each.default is not inspect.Parameter.empty}
-    return {name: as_json(each.default) for name, each in named.items() if name not in (*OURS, "device")}
+    return {name: each for name, each in parameters.items() if name not in OURS}
 
 
 def package_defaults(algorithm: type) -> dict[str, Any]:
