@@ -30,7 +30,8 @@ def check_arguments(model: Any) -> None:
     settings.check_at_least("n_epochs", model.n_epochs, 1, integer=True)
     if model.kl_coef is not None:
         settings.check_at_least("kl_coef", model.kl_coef, 0)
-    settings.check_above("critic_lr_factor", model.critic_lr_factor, 0)
+    if model.critic_lr_factor is not None:
+        settings.check_above("critic_lr_factor", model.critic_lr_factor, 0)
     settings.check_at_least("old_threshold", model.old_threshold, 0, integer=True)
     if model.max_policy_lag is not None:
         settings.check_at_least("max_policy_lag", model.max_policy_lag, 0, integer=True)

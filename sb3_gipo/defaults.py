@@ -9,13 +9,19 @@ from typing import Any
 # PPO's own, of one environment and of one minibatch
 PPO_N_STEPS, PPO_BATCH_SIZE = 2048, 64
 PPO_GAE_LAMBDA = 0.95
+PPO_LEARNING_RATE = 3e-4
 # With a replay a rollout need not be a data set of its own: the policy is renewed as soon as there is something new.
 REPLAY_ROLLOUT = 512  # of all environments together
 REPLAY_BATCH_SIZE = 128
 REPLAY_GAE_LAMBDA = 0.98
+# Both of learning_rate=None. What is drawn again and again teaches an actor its noise, above all while little is stored; the
+# critic is fitted to targets, which follow it, and keeps PPO's rate.
+REPLAY_LEARNING_RATE = 1e-4
+REPLAY_CRITIC_LR_FACTOR = 3.0
 # replay_capacity="auto": whichever is more
 AUTO_REPLAY_ROLLOUTS, AUTO_REPLAY_TRANSITIONS = 8, 8_192
-# gradient_steps=None: so many times PPO's minibatches for one rollout. Old data are worth more passes than they had.
+# gradient_steps=None: so many times PPO's minibatches for one rollout, once the replay is full. Old data are worth more passes
+# than they had; a few rollouts, taken so often at once, teach their noise.
 REPLAY_WORK = 4
 # surrogate_kwargs=None, of "gipo": one-sided trust, with this largest multiplier of what brings a ratio back
 REPLAY_RESTORING = 3.0
@@ -48,6 +54,23 @@ def gae_lambda(replay: bool) -> float:
     return REPLAY_GAE_LAMBDA if replay else PPO_GAE_LAMBDA
 
 
+def learning_rate(replay: bool) -> float:
+    """
+    :param replay: whether there is one
+    :return: learning rate, of the actor where the critic has one of its own
+    """
+    return REPLAY_LEARNING_RATE if replay else PPO_LEARNING_RATE
+
+
+def critic_lr_factor(replay: bool, separable: bool) -> float:
+    """
+    :param replay: whether there is one
+    :param separable: whether the critic's parameters are known
+    :return: of the critic's learning rate to :func:`learning_rate`
+    """
+    return REPLAY_CRITIC_LR_FACTOR if replay and separable else 1.0
+
+
 def surrogate_kwargs(replay: bool, surrogate: object) -> dict[str, Any]:
     """
     :param replay: whether there is one
@@ -76,11 +99,15 @@ def replay_capacity(rollout: int) -> int:
     return max(AUTO_REPLAY_ROLLOUTS * rollout, AUTO_REPLAY_TRANSITIONS)
 
 
-def gradient_steps(n_epochs: int, rollout: int, batch: int) -> int:
+def gradient_steps(n_epochs: int, rollout: int, batch: int, stored: int, capacity: int) -> int:
     """
     :param n_epochs: PPO's
     :param rollout: its transitions
     :param batch: transitions in a minibatch
-    :return: minibatches in an iteration
+    :param stored: transitions in the replay
+    :param capacity: how many it keeps
+    :return: minibatches in an iteration: PPO's at first, then in proportion to what is stored until that is all that is kept,
+        or :func:`replay_capacity`
     """
-    return REPLAY_WORK * n_epochs * -(-rollout // batch)
+    ppo, enough = n_epochs * -(-rollout // batch), min(capacity, replay_capacity(rollout))
+    return max(ppo, min(REPLAY_WORK * ppo * stored // enough, REPLAY_WORK * ppo))

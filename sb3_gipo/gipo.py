@@ -15,21 +15,14 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from sb3_gipo import defaults, settings
 from sb3_gipo.arguments import check_arguments
 from sb3_gipo.learner.batches import replay_source, rollout_batches, taken
-from sb3_gipo.learner.critic import scale_critic, separate_critic
+from sb3_gipo.learner.critic import has_own_critic, scale_critic, separate_critic
 from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.objective import NonFiniteUpdateError, ObjectiveSettings, SurrogateName, TrustRegion
 from sb3_gipo.learner.replay_targets import ReplayTargets, Target, TargetSettings, compute_targets
 from sb3_gipo.learner.statistics import UpdateStatistics
 from sb3_gipo.learner.step import Step, StepSettings
 from sb3_gipo.ops.surrogates import Kernel, UserSurrogate
-from sb3_gipo.policies import (
-    CnnPolicy,
-    MlpPolicy,
-    MultiInputPolicy,
-    RatioLevel,
-    check_policy,
-    unchecked_distributions,
-)
+from sb3_gipo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, RatioLevel, check_policy, unchecked_distributions
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.replay import RolloutReplayBuffer
@@ -50,7 +43,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
 
     :param policy: The policy model to use (MlpPolicy, CnnPolicy, MultiInputPolicy or a class)
     :param env: The environment to learn from (if registered in Gym, can be str)
-    :param learning_rate: The learning rate, or a function of the progress remaining (from 1 to 0)
+    :param learning_rate: The learning rate, or a function of the progress remaining (from 1 to 0). ``None``: PPO's 3e-4
+        without replay; with it 1e-4, and 3e-4 for the critic (``critic_lr_factor`` 3)
     :param n_steps: Steps to run for each environment per iteration; ``n_steps * n_envs`` must be greater than 1.
         ``None``: PPO's 2048 without replay; with it 512 for all environments together
     :param batch_size: Minibatch size; while less than that is stored, all that is stored. ``None``: PPO's 64 without
@@ -93,7 +87,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         paper); or ``"iteration"``, the one at the start of this update, with the ratio from there to the behaviour policy as a
         constant factor of at most 1 (decoupled, arXiv 2110.00641)
     :param replay_capacity: Transitions kept; ``"auto"``: 8 rollouts, at least 8,192; ``None``: no replay, on-policy
-    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: four times as many as PPO takes. Where
+    :param gradient_steps: Minibatches per iteration drawn from the replay; ``None``: as many as PPO takes at first, then in
+        proportion to what is stored up to four times as many, when the replay is full or holds what ``"auto"`` would. Where
         that is less than what is stored, they are drawn from as many whole rollouts as it takes, chosen anew each time
     :param target: ``"vtrace"``: values and ratios of the current policy; ``"gae"``: values of the current policy, no ratios;
         ``"stored"``: as computed at collection
@@ -107,7 +102,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         ``None``: 0.1 with a replay and a surrogate that pulls nothing back (symmetric trust, ``"sapo"``, ``"no_clip"``, a
         function), else 0
     :param critic_lr_factor: The critic's own layers learn with so many times the learning rate, above 0; where that is not 1
-        their gradient is clipped by itself
+        their gradient is clipped by itself. ``None``: 3 with a replay where ``learning_rate`` is left open too and the policy
+        has layers that are the critic's own, else 1
     :param compile: compile the gradient step and, on a CPU, the policy that acts (without gSDE, with a joint ratio): several
         times as fast with small networks, after a quarter of a minute that counts in no time but ``time/compile``; every step
         is the same up to rounding. Where that is not possible, training goes on uncompiled with a warning. While it acts,
@@ -126,7 +122,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule | None = None,
         n_steps: int | None = None,
         batch_size: int | None = None,
         n_epochs: int = 10,
@@ -167,17 +163,18 @@ class GIPO(ReplayOnPolicyAlgorithm):
         acting_lag: int = 0,
         old_threshold: int = 4,
         kl_coef: float | None = None,
-        critic_lr_factor: float = 1.0,
+        critic_lr_factor: float | None = None,
         compile: bool = False,
         bf16: bool = False,
     ) -> None:
+        replay = replay_capacity is not None
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,
+            learning_rate=defaults.learning_rate(replay) if learning_rate is None else learning_rate,
             n_steps=n_steps,  # type: ignore[arg-type]  # ``None`` is replaced below
             gamma=gamma,
-            gae_lambda=defaults.gae_lambda(replay_capacity is not None) if gae_lambda is None else gae_lambda,
+            gae_lambda=defaults.gae_lambda(replay) if gae_lambda is None else gae_lambda,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
@@ -194,7 +191,6 @@ class GIPO(ReplayOnPolicyAlgorithm):
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
-        replay = replay_capacity is not None
         if n_steps is None:
             self.n_steps = defaults.n_steps(replay, self.n_envs if self.env is not None else 1)
         self.batch_size = defaults.batch_size(replay) if batch_size is None else batch_size
@@ -219,7 +215,9 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.acting_lag = acting_lag
         self.old_threshold = old_threshold
         self.kl_coef = kl_coef
-        self.critic_lr_factor = critic_lr_factor
+        if critic_lr_factor is None and learning_rate is not None:
+            critic_lr_factor = 1.0
+        self.critic_lr_factor = critic_lr_factor  # type: ignore[assignment]  # ``None`` is replaced when the policy is known
         self.compile = compile
         self.bf16 = bf16
         self.policy_version = 0
@@ -239,6 +237,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         sigma_neg = None if self.sigma_neg is None else settings.trust_schedule("sigma_neg", self.sigma_neg)
         super()._setup_model()
         check_policy(self.policy, self.ratio_level, stores_actions=self._stores_rollouts)
+        if self.critic_lr_factor is None:
+            self.critic_lr_factor = defaults.critic_lr_factor(self.replay_capacity is not None, has_own_critic(self.policy))
         separate_critic(self.policy, self.critic_lr_factor)
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
@@ -317,7 +317,10 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _n_gradient_steps(self) -> int:
         if self.gradient_steps is not None:
             return self.gradient_steps
-        return defaults.gradient_steps(self.n_epochs, self.n_steps * self.n_envs, self.batch_size)
+        replay = self.replay_buffer
+        assert replay is not None
+        rollout = self.n_steps * self.n_envs
+        return defaults.gradient_steps(self.n_epochs, rollout, self.batch_size, len(replay), replay.capacity)
 
     def _kl_limit(self) -> float | None:
         return None if self.target_kl is None else 1.5 * self.target_kl

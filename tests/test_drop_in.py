@@ -36,14 +36,14 @@ def make_env(observation: str = "box", action: str = "box", n_envs: int = 2) -> 
 
 def test_arguments_of_ppo_come_first() -> None:
     """
-    PPO's arguments have their names, positions and defaults (but for the two that depend on whether there is a replay); ours
+    PPO's arguments have their names, positions and defaults (but for those that depend on whether there is a replay); ours
     follow, each with a default, by keyword only.
     """
     theirs = list(inspect.signature(PPO.__init__).parameters.values())
     ours = list(inspect.signature(GIPO.__init__).parameters.values())
     assert [(p.name, p.kind) for p in ours[: len(theirs)]] == [(p.name, p.kind) for p in theirs]
     for one, other in zip(ours, theirs, strict=False):
-        left_open = ("n_steps", "batch_size", "gae_lambda")
+        left_open = ("learning_rate", "n_steps", "batch_size", "gae_lambda")
         assert one.default == (None if one.name in left_open else other.default), one.name
     assert all(p.default is not p.empty and p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
 
@@ -56,13 +56,20 @@ def test_positional_arguments_mean_what_they_mean_in_ppo() -> None:
 
 
 def test_what_stands_for_what_is_left_out() -> None:
-    """Without replay PPO's; with one 512 steps of all environments, minibatches of 128, 8 rollouts or 8,192 kept."""
+    """
+    Without replay PPO's; with one 512 steps of all environments, minibatches of 128, 8 rollouts or 8,192 kept, and an actor
+    that learns more slowly than PPO's, beside a critic that does not.
+    """
     without = GIPO("MlpPolicy", make_env(), replay_capacity=None)
     ppo = PPO("MlpPolicy", make_env())
     assert (without.n_steps, without.batch_size, without.gae_lambda) == (ppo.n_steps, ppo.batch_size, ppo.gae_lambda)
+    assert (without.learning_rate, without.critic_lr_factor) == (ppo.learning_rate, 1)
     one, two, many = (GIPO("MlpPolicy", make_env(n_envs=number)) for number in (1, 2, 600))
     assert [model.n_steps for model in (one, two, many)] == [512, 256, 2]
     assert (one.batch_size, one.gae_lambda) == (128, 0.98)
+    assert (one.learning_rate, one.critic_lr_factor) == (1e-4, 3)
+    assert [group["lr"] for group in one.learn(512).policy.optimizer.param_groups] == pytest.approx([1e-4, 3e-4])
+    assert GIPO("MlpPolicy", make_env(), learning_rate=1e-3).critic_lr_factor == 1
     assert (one.replay_buffer.capacity, many.replay_buffer.capacity) == (8_192, 8 * 2 * 600)
     assert GIPO("MlpPolicy", make_env(), n_steps=2048).replay_buffer.capacity == 8 * 2 * 2048
 

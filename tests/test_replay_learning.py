@@ -79,12 +79,23 @@ def test_max_policy_lag_drops_and_counts() -> None:
     assert [entry["replay/dropped"] for entry in log.iterations] == [0, 0, 0, 32, 64, 96]
 
 
-def test_default_work_is_four_times_that_of_ppo() -> None:
-    """Without ``gradient_steps``: minibatches that PPO takes on one rollout, four times."""
-    model = GIPO("MlpPolicy", make_env(), **SMALL)
-    model.learn(32)
-    draws = model.replay_buffer.gather("draws", np.arange(32))
-    assert draws.sum() == 4 * SMALL["n_epochs"] * 32
+def test_default_work_grows_with_what_is_stored() -> None:
+    """
+    Without ``gradient_steps``: the minibatches that PPO takes on one rollout; with half of 8,192 transitions twice as many,
+    and with all of them or more four times as many.
+    """
+    model = GIPO("MlpPolicy", make_env(), **{**SMALL, "n_steps": 512, "batch_size": 256}, replay_capacity=16_384)
+    ppo = SMALL["n_epochs"] * 1024 // 256
+    counts = [model.learn(1024, reset_num_timesteps=False).n_gradient_steps for _ in range(10)]
+    assert np.diff([0, *counts]).tolist() == [ppo * of_8 // 2 for of_8 in (2, 2, 3, 4, 5, 6, 7, 8, 8, 8)]
+
+
+def test_default_work_of_a_replay_that_keeps_less() -> None:
+    """It is four times PPO's when that is full."""
+    model = GIPO("MlpPolicy", make_env(), **SMALL, replay_capacity=4 * 32)
+    ppo = SMALL["n_epochs"] * 32 // SMALL["batch_size"]
+    counts = [model.learn(32, reset_num_timesteps=False).n_gradient_steps for _ in range(6)]
+    assert np.diff([0, *counts]).tolist() == [ppo * times for times in (1, 2, 3, 4, 4, 4)]
 
 
 @pytest.mark.parametrize("target", ["vtrace", "gae"])

@@ -175,7 +175,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         _kl_runaway,
         "Lower `learning_rate` (by 10 at first), then the number of minibatches (`n_epochs`, `gradient_steps`); `target_kl` "
         "stops an update that goes too far; `VecNormalize` helps where rewards or observations are large. With GIPO also keep "
-        "`kl_coef` above 0 and `sigma` at 1 or below.",
+        "`sigma` at 1 or below, and `kl_coef` above 0 where trust is symmetric.",
         patience=2,
         urgent=_disaster,
         explains=("heavy_ratio_tail", "utilization_collapse", "replay_too_old", "entropy_collapse", "value_not_explaining"),

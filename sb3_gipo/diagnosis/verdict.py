@@ -182,8 +182,8 @@ def _settings_for_ppo(facts: Facts) -> tuple[Setting, ...]:
     return (
         sigma,
         Setting("replay_capacity", '"auto"', f"{AUTOMATIC}: each step is drawn from in several updates{uses}"),
-        Setting("gradient_steps", "None", "four times PPO's minibatches for one rollout: old data are worth more passes"),
-        Setting("kl_coef", "None", "0.1 with a replay, 0 without: holds the policy near the data it learns from"),
+        Setting("gradient_steps", "None", "up to four times PPO's minibatches of a rollout: old data are worth more passes"),
+        Setting("kl_coef", "None", "0: one-sided trust holds the policy near its data; 0.1 with the symmetric weight"),
     )
 
 

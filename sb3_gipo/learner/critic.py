@@ -11,6 +11,14 @@ CLIPPED_APART = "clipped_apart"
 _PARTS = ("value_net", "mlp_extractor.value_net", "vf_features_extractor")
 
 
+def has_own_critic(policy: ActorCriticPolicy) -> bool:
+    """
+    :param policy: whose optimizer has just been made
+    :return: whether :func:`separate_critic` can tell the critic's parameters from the actor's
+    """
+    return bool(_own_parameters(policy)) and len(policy.optimizer.param_groups) == 1
+
+
 def separate_critic(policy: ActorCriticPolicy, factor: float) -> None:
     """
     Give the critic's own parameters a group of the optimizer: the last one. Its gradient is clipped by itself: that of the
@@ -23,7 +31,7 @@ def separate_critic(policy: ActorCriticPolicy, factor: float) -> None:
     if factor == 1:
         return
     own = _own_parameters(policy)
-    if not own or len(policy.optimizer.param_groups) != 1:
+    if not has_own_critic(policy):
         raise ValueError(
             f"`critic_lr_factor` is {factor}, but {type(policy).__name__} has no parameters that are known to belong to the "
             "critic alone (`mlp_extractor.value_net` beside `mlp_extractor.policy_net`, as in SB3's policies), or an "

@@ -148,7 +148,7 @@ class OneTrunkPolicy(MlpPolicy):
 def test_an_extractor_that_does_not_say_what_is_whose() -> None:
     """It trains with one rate; with two, it is said what is missing."""
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 8, "device": "cpu", "seed": 1}
-    GIPO(OneTrunkPolicy, make_env(), **settings).learn(32)
+    assert GIPO(OneTrunkPolicy, make_env(), **settings).learn(32).critic_lr_factor == 1
     with pytest.raises(ValueError, match=r"`critic_lr_factor` is 3.0, but OneTrunkPolicy has no parameters .*policy_net"):
         GIPO(OneTrunkPolicy, make_env(), **settings, critic_lr_factor=3.0)
 
