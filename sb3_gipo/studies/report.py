@@ -164,7 +164,8 @@ def _together(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
         yield Paragraph(
             f"Target: {target_words(study)}; a rise is from step 0 to the final result (IQM over seeds). Steps: first "
             f"crossing of the IQM curve. Ratio: steps of {study.baseline} by steps of the other; never counts as 0. Nothing "
-            "counts as faster than the first evaluation.",
+            "counts as faster than the first evaluation. A task without a clear rise of the baseline (the lower end of its "
+            "interval is not above 0) has no target and does not count.",
             "soft",
         )
 
