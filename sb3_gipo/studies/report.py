@@ -139,6 +139,9 @@ def _regime(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
         "soft",
     )
     away = [f"{name}: {each}" for name, its in analysis.stability.items() for each in its.ran_away or ()]
+    away += [
+        f"{name}: {each}: never took a gradient step" for name, its in analysis.stability.items() for each in its.untrained
+    ]
     if away:
         yield Bullets(away)
 

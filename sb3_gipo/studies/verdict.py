@@ -128,7 +128,7 @@ def _failed(study: Study, analysis: RegimeAnalysis) -> str:
 
 
 def _gaps(study: Study, analysis: RegimeAnalysis) -> list[str]:
-    """Runs of the two that are not in the numbers, and those of the candidate that are but ran away."""
+    """Runs of the two that are not in the numbers, and those that are but learnt nothing, or ran away."""
     said = []
     failed = _failed(study, analysis)
     if failed:
@@ -137,6 +137,9 @@ def _gaps(study: Study, analysis: RegimeAnalysis) -> list[str]:
         missing = analysis.stability[name].missing
         if missing:
             said.append(f"{runs(missing)} of {name} {'is' if missing == 1 else 'are'} missing.")
+        untrained = analysis.stability[name].untrained
+        if untrained:
+            said.append(f"{runs(len(untrained))} of {name} never took a gradient step: {'; '.join(untrained)}.")
     away = analysis.stability[study.candidate].ran_away
     if away:
         said.append(f"{runs(len(away))} of {study.candidate} ran away: {'; '.join(away)}.")

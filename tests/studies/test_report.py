@@ -374,6 +374,21 @@ def test_runs_that_ran_away_are_counted(tmp_path: Path) -> None:
     assert report.analyses["default"].logged["GIPO"]["lag/old_frac"] == 0.75
 
 
+def test_runs_that_never_learnt_are_named(tmp_path: Path) -> None:
+    """Finished, and without a gradient step: in the report, and where it is one of the two in the verdict."""
+    of = study(seeds=2)
+    write(tmp_path, of, lambda run: line(run, 500))
+    (run, *_) = (run for run in of.runs() if run.contestant == "PPO")
+    done = record(run, line(run, 500))
+    for each in done["evaluations"]:
+        each["gradient_steps"] = 0
+    write_json(room.place(tmp_path, run) / room.RECORD, done)
+    report = write_report(of, tmp_path, "x")
+    assert "1 run of PPO never took a gradient step: lift, seed 1." in report.verdicts["default"].text
+    assert report.analyses["default"].stability["GIPO"].untrained == ()
+    assert "- PPO: lift, seed 1: never took a gradient step" in (tmp_path / "report.md").read_text()
+
+
 def test_nobody_knows_whether_runs_ran_away(tmp_path: Path) -> None:
     """Where what would tell it is not logged, a dash stands, not a zero; for a time is counted apart."""
     of = study(seeds=1)
