@@ -43,7 +43,7 @@ statistics: {reps: 100}
 tasks: [CartPole-v1]
 algorithms:
   GIPO: {algorithm: gipo, n_steps: 64, gradient_steps: 5}
-  Broken: {algorithm: "tests.studies.broken:BrokenPPO"}
+  Broken: {algorithm: "tests.studies.broken:BrokenPPO", n_steps: 64}
   PPO: {algorithm: ppo, n_steps: 64, n_epochs: 2}
 """
 
