@@ -305,20 +305,23 @@ def test_nothing_is_moved_where_a_configuration_cannot_be_written(tmp_path: Path
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a POSIX matter")
 def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     """An environment's process that outlives its run: the next one need not wait for it."""
-    read, write_end = os.pipe()
+    (told, tell), (held, let_go) = os.pipe(), os.pipe()
     with room.locked(tmp_path):
         child = os.fork()
-        if child == 0:  # lives until the test has done its part
-            os.close(write_end)
-            os.read(read, 1)
+        if child == 0:
+            os.close(let_go)
+            os.write(tell, b"x")
+            os.read(held, 1)  # lives until the test has done its part
             os._exit(0)
+        os.read(told, 1)  # it is there
     try:
         with room.locked(tmp_path):
             pass
     finally:
-        os.close(write_end)
+        os.close(let_go)
         os.waitpid(child, 0)
-        os.close(read)
+        for each in (told, tell, held):
+            os.close(each)
 
 
 def test_who_waits_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
