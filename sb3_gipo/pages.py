@@ -12,14 +12,14 @@ def write_page(path: Path, page: str) -> None:
     Written beside its place and moved there in one step: there is the old page or the new one, never half of one.
 
     :param path: of the file; an existing one is replaced
-    :param page: its content
+    :param page: its content; what no encoding knows (half of a character, in the message of an error) is written as an escape
     :raises OSError: where it cannot be written
     """
     if not path.name:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -32,4 +32,13 @@ def write_json(path: Path, content: Any) -> None:
     :param path: of the file; an existing one is replaced
     :param content: of lists, mappings, texts, numbers, truth values and ``None``
     """
-    write_page(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_page(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """
+    :param content: of lists, mappings, texts, numbers, truth values and ``None``
+    :return: as :func:`write_json` writes it
+    :raises ValueError: for a number that is not finite
+    """
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -6,11 +6,25 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
+LONG = 80  # of a value in a message
+LONGEST = 70  # of a name: those of task, regime and algorithm together name a folder, of at most 255 letters
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][+-]?\d+)?")
 
 
 class StudyError(ValueError):
     """A study that cannot be carried out as it was asked for."""
+
+
+def shown(value: object) -> str:
+    """
+    :param value: of anything
+    :return: as a message shows it
+    """
+    try:
+        said = repr(value)
+    except ValueError:  # Python writes no whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
+    return said if len(said) <= LONG else f"{said[:LONG]} ..."
 
 
 def refuse(where: str, given: object, allowed: str, advice: str = "") -> NoReturn:
@@ -21,7 +35,7 @@ def refuse(where: str, given: object, allowed: str, advice: str = "") -> NoRetur
     :param advice: what to do, a sentence
     :raises StudyError: always
     """
-    raise StudyError(f"{where} is {given!r}; it must be {allowed}.{' ' * bool(advice)}{advice}")
+    raise StudyError(f"{where} is {shown(given)}; it must be {allowed}.{' ' * bool(advice)}{advice}")
 
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:
@@ -44,7 +58,7 @@ def check_known(where: str, name: object, allowed: Iterable[str]) -> None:
     """
     allowed = list(allowed)
     if name not in allowed:
-        raise StudyError(f"{where} has no {name!r}. Allowed: {', '.join(allowed)}.{suggestion(name, allowed)}")
+        raise StudyError(f"{where} has no {shown(name)}. Allowed: {', '.join(allowed)}.{suggestion(name, allowed)}")
 
 
 def mapping(where: str, given: object, allowed: Iterable[str] | None = None) -> dict[str, Any]:
@@ -58,8 +72,7 @@ def mapping(where: str, given: object, allowed: Iterable[str] | None = None) -> 
     if not isinstance(given, Mapping):
         refuse(where, given, "a mapping (`name: value` lines)")
     for key in given:
-        if not isinstance(key, str) or not key.strip():
-            refuse(f"a name in {where}", key, "a text", "Put it in quotes.")
+        text(f"a name in {where}", key)
         if allowed is not None:
             check_known(where, key, allowed)
     return dict(given)
@@ -76,22 +89,30 @@ def number(where: str, given: object, low: float, *, above: bool = False, high: 
     :raises StudyError: when it is none, not finite or out of bounds
     """
     value = as_number(given)
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and _finite(value)
     if not fine or value < low or (above and value == low) or value > high:
-        upper = f", at most {high:g}" if math.isfinite(high) else ""
+        upper = f", at most {high:.10g}" if math.isfinite(high) else ""
         refuse(where, given, f"a number {'above' if above else 'of at least'} {low:g}{upper}")
     return float(value)
 
 
-def whole(where: str, given: object, low: int) -> int:
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def whole(where: str, given: object, low: int, high: float = math.inf) -> int:
     """
     :param where: in the file
     :param given: there
     :param low: least that is allowed
+    :param high: most that is allowed
     :return: the whole number
-    :raises StudyError: when it is none, or too small
+    :raises StudyError: when it is none, or out of bounds
     """
-    value = number(where, given, low)
+    value = number(where, given, low, high=high)
     if value != int(value):
         refuse(where, given, f"a whole number of at least {low}")
     return int(value)
@@ -102,11 +123,26 @@ def text(where: str, given: object) -> str:
     :param where: in the file
     :param given: there
     :return: the text
-    :raises StudyError: when it is none, or empty
+    :raises StudyError: when it is none, or empty, or has halves of characters, which no file can hold
     """
     if not isinstance(given, str) or not given.strip():
         refuse(where, given, "a text", "Put it in quotes.")
+    if any("\ud800" <= letter <= "\udfff" for letter in given):
+        refuse(where, given, "a text of whole characters", "Leave out what stands as \\ud800 to \\udfff.")
     return given
+
+
+def name(where: str, given: object) -> str:
+    """
+    :param where: in the file
+    :param given: there
+    :return: the name
+    :raises StudyError: when it is no text, or too long for the name of a folder
+    """
+    found = text(where, given)
+    if len(found) > LONGEST:
+        raise StudyError(f"{where} has {len(found)} letters; it must have at most {LONGEST}: {shown(found)}.")
+    return found
 
 
 def as_number(value: Any) -> Any:
@@ -117,16 +153,35 @@ def as_number(value: Any) -> Any:
     if not isinstance(value, str) or not NUMBER.fullmatch(value):
         return value
     found = float(value.replace("_", ""))
+    if not math.isfinite(found):  # 1e400
+        return found
     return int(found) if found == int(found) and "." not in value else found
 
 
-def with_numbers(value: Any) -> Any:
+def settings(where: str, given: object) -> dict[str, Any]:
     """
+    :param where: in the file
+    :param given: there
+    :return: what was given, with :func:`as_number` of everything in it
+    :raises StudyError: when it is not a mapping, or holds what a record (JSON) cannot keep
+    """
+    return {key: setting(f"{key} of {where}", value) for key, value in mapping(where, given).items()}
+
+
+def setting(where: str, value: Any) -> Any:
+    """
+    :param where: in the file
     :param value: of a setting, with lists and mappings inside
     :return: the same with :func:`as_number` of everything in it
+    :raises StudyError: when there is something in it that a record (JSON) cannot keep, or not keep as it is
     """
     if isinstance(value, Mapping):
-        return {key: with_numbers(each) for key, each in value.items()}
+        return settings(where, value)
     if isinstance(value, (list, tuple)):
-        return [with_numbers(each) for each in value]
-    return as_number(value)
+        return [setting(f"entry {number} of {where}", each) for number, each in enumerate(value, 1)]
+    value = as_number(value)
+    if isinstance(value, (int, float)) and not _finite(value):
+        refuse(where, value, "a finite number", "Leave it out where the default will do, or give a large number such as 1e9.")
+    if value is not None and not isinstance(value, (str, bool, int, float)):
+        refuse(where, value, "a text, a number, true, false, null, a list or a mapping", "Put a date or the like in quotes.")
+    return value

@@ -1,6 +1,7 @@
 """Carries a study out: what is not finished yet, in parallel processes, with its progress on the screen."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,11 @@ from sb3_gipo.studies.plan import Run, distinct
 from sb3_gipo.studies.probe import check_buildable
 from sb3_gipo.studies.provenance import cores
 from sb3_gipo.zoo.processes import Job, last_lines, run_all
+
+# What a process does to itself; other signals come from outside.
+CRASHES = frozenset(
+    (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, *([signal.SIGBUS] if hasattr(signal, "SIGBUS") else []))
+)
 
 
 def conduct(folder: Path, runs: Sequence[Run], jobs: int | None, retry: bool, console: Console) -> list[Run]:
@@ -43,11 +49,19 @@ def conduct(folder: Path, runs: Sequence[Run], jobs: int | None, retry: bool, co
         codes = run_all(work, jobs or cores(), display.look)
     killed = []
     for run, here, code in zip(waiting, places, codes, strict=True):
-        if code > 0 and room.failure_of(folder, run) is None and room.record_of(folder, run) is None:
-            room.fail(here, run.configuration, f"It ended with exit code {code}", last_lines(here / room.LOG, 30))
-        elif code < 0 and room.record_of(folder, run) is None:
+        if room.record_of(folder, run) is not None:
+            continue
+        if code < 0 and -code not in CRASHES:
             killed.append(run)
+        elif room.failure_of(folder, run) is None:
+            room.fail(here, run.configuration, _how_it_ended(code), last_lines(here / room.LOG, 30))
     return killed
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"It crashed with signal {-code} ({signal.Signals(-code).name})"
+    return f"It ended with exit code {code}" if code else "It ended without a result, with exit code 0"
 
 
 class Display:
@@ -63,7 +77,9 @@ class Display:
         self._folder, self._console = folder, console
         self._waiting = list(runs)
         self._bars: dict[str, TaskID] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        # names are texts, not markup: "GIPO [/new]" would be a tag that closes nothing
+        title, note = (TextColumn(each, markup=False) for each in ("{task.description}", "{task.fields[note]}"))
+        columns = (title, BarColumn(), MofNCompleteColumn(), note)
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
         self._all = self._progress.add_task("all runs", total=len(runs), note="")
         self._number, self._ended, self._start = len(runs), 0, time.monotonic()

@@ -79,7 +79,7 @@ def find_class(name: str, module: str) -> Any:
     place = place or module
     try:
         return getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise StudyError(f"There is no class {name!r}{f' in {module}' if module else ''} ({error}).") from error
 
 
@@ -191,7 +191,11 @@ def make_envs(run: dict[str, Any]) -> tuple[VecEnv, VecEnv]:
     number = min(evaluations["episodes"], 10)
     eval_env = make_vec_env(task["id"], number, seed=evaluations["seed"], env_kwargs=task["eval_kwargs"])
     if normalize is not None:
-        env = VecNormalize(env, **normalize)
+        try:
+            env = VecNormalize(env, **normalize)
+        except ValueError as error:  # of spaces that it does not know
+            advice = "Give normalize: false, or normalize: {norm_obs: false} for the reward alone."
+            raise StudyError(f"VecNormalize refuses: {error} {advice}") from error
         eval_env = VecNormalize(eval_env, **{**normalize, "training": False, "norm_reward": False})
     return env, eval_env
 
@@ -201,8 +205,19 @@ def make_model(run: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
     :param run: configuration, as in ``run.json``
     :param env: to learn from
     :return: the algorithm, nothing learnt yet
+    :raises StudyError: for a policy that it does not have
     """
     algorithm = find_algorithm(run["algorithm"]["class"])
     settings = resolve(run["algorithm"]["settings"], env, algorithm)
-    model: BaseAlgorithm = algorithm(run["algorithm"]["policy"], env, seed=run["seed"], **settings)  # type: ignore[call-arg]
+    policy = run["algorithm"]["policy"]
+    try:
+        model: BaseAlgorithm = algorithm(policy, env, seed=run["seed"], **settings)  # type: ignore[call-arg]
+    except ValueError as error:
+        names = list(algorithm.policy_aliases)
+        if not names or policy in names:
+            raise
+        raise StudyError(
+            f"{algorithm.__name__} has no policy {policy!r} ({error}).{suggestion(policy, names)} Give it policy: "
+            f"{', '.join(names)}."
+        ) from error
     return model

@@ -1,14 +1,15 @@
 """The folder of a study: one folder for each run, and what lies in it."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from sb3_gipo.pages import write_json
-from sb3_gipo.studies.checking import StudyError
+from sb3_gipo.pages import json_text, write_json, write_page
+from sb3_gipo.studies.checking import StudyError, shown
 from sb3_gipo.studies.plan import Run, fingerprint
 
 RUNS = "runs"
@@ -19,7 +20,21 @@ FAILURE = "failure.json"
 PROGRESS = "progress.json"
 LOG = "log.txt"
 LOCK = "lock"
-LONG = 80  # of a value in a message
+# What a report needs of a record, and of each of its evaluations.
+RECORD_KEYS = ("task", "seed", "evaluations", "planned_evaluations", "traces", "versions", "hardware", "wall_seconds")
+EVALUATION_KEYS = ("steps", "gradient_steps", "seconds", "returns", "successes")
+
+_locks: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    while _locks:
+        _locks.pop().close()
+
+
+# A forked process (an environment's, say) has the same lock, and would keep it when it outlives the one that took it.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -40,14 +55,21 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
+        _locks.add(file)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise StudyError(
-                f"Another sb3-gipo compare is at work in {str(folder)!r}. Wait for it or end it, or give another --folder. "
-                "--report shows how far it is."
-            ) from None
-        yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise StudyError(
+                        f"Another sb3-gipo compare is at work in {str(folder)!r}. Wait for it or end it, or give another "
+                        "--folder. --report shows how far it is."
+                    ) from None
+                print(f"Waiting for the process that holds {folder / LOCK} to end ...", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            _locks.discard(file)
 
 
 def place(folder: Path, run: Run) -> Path:
@@ -82,8 +104,29 @@ def record_of(folder: Path, run: Run) -> dict[str, Any] | None:
     :param run: of the study
     :return: its record; ``None`` where it is not finished, or was made with other settings
     """
-    record = read(place(folder, run) / RECORD)
-    return record if record is not None and record.get("fingerprint") == run.fingerprint else None
+    path = place(folder, run) / RECORD
+    record = read(path)
+    if record is None or record.get("fingerprint") != run.fingerprint:
+        return None
+    wrong = _lacking(record)
+    if wrong:
+        raise StudyError(f"{str(path)!r} is damaged (it has no {wrong}): delete its folder, and the run is made again.")
+    return record
+
+
+def _lacking(record: dict[str, Any]) -> str:
+    """What a report needs and the record does not have; nothing where it has it all."""
+    evaluations = record.get("evaluations")
+    if not isinstance(evaluations, list) or not evaluations:
+        return "evaluations"
+    lacking = [key for key in RECORD_KEYS if key not in record]
+    lacking += [
+        f"{key} in an evaluation"
+        for each in evaluations
+        for key in EVALUATION_KEYS
+        if not isinstance(each, dict) or key not in each
+    ]
+    return lacking[0] if lacking else ""
 
 
 def failure_of(folder: Path, run: Run) -> dict[str, Any] | None:
@@ -117,7 +160,9 @@ def prepare(folder: Path, runs: list[Run]) -> None:
     :param folder: of the study
     :param runs: that are to be made
     """
-    for run in runs:
+    # all of them before anything is moved: where one cannot be written, everything lies where it lay
+    texts = [json_text(run.configuration) for run in runs]
+    for run, text in zip(runs, texts, strict=True):
         here = place(folder, run)
         here.mkdir(parents=True, exist_ok=True)
         # the record last: killed in between, the next call still sees that it is one of other settings
@@ -127,7 +172,7 @@ def prepare(folder: Path, runs: list[Run]) -> None:
             leftover.unlink(missing_ok=True)
         if (here / RECORD).exists():
             (here / RECORD).rename(_free(here))
-        write_json(here / CONFIGURATION, run.configuration)
+        write_page(here / CONFIGURATION, text)
 
 
 def _free(here: Path) -> Path:
@@ -143,16 +188,21 @@ def fail(here: Path, configuration: dict[str, Any], error: str, lines: str) -> N
     :param error: in a line
     :param lines: the last it printed
     """
+    # no screen and no page can show half of a character
+    error, lines = (each.encode("utf-8", "backslashreplace").decode("utf-8") for each in (error, lines))
     write_json(here / FAILURE, {"fingerprint": fingerprint(configuration), "error": error, "last_lines": lines})
 
 
 def _of_other_settings(folder: Path, others: list[Run]) -> str:
     here = place(folder, others[0])
-    old = read(here / CONFIGURATION) or {}
     new = others[0].configuration
+    try:
+        old = read(here / CONFIGURATION) or {}
+    except StudyError:  # the record beside it is sound, and must not be deleted with it
+        old = {}
     # the settings given are among the arguments: each is told once
-    lines = _differences(_without_settings(old), _without_settings(new)) or _differences(old, new)
-    changed = ", ".join(lines) or "its record has another configuration"
+    lines = _differences(_without_settings(old), _without_settings(new)) or _differences(old, new) if old else []
+    changed = ", ".join(lines) or f"its record has another configuration, its {CONFIGURATION} does not say which"
     return (
         f"{len(others)} finished run{'s were' if len(others) > 1 else ' was'} made with other settings than the study has "
         f"now, for example {here.name}: {changed}. Give a new --folder, or make them again with --retry, which sets the old "
@@ -170,9 +220,4 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
         keys = [*old, *(key for key in new if key not in old)]
         parts = [_differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key)) for key in keys]
         return [line for part in parts for line in part]
-    return [] if old == new else [f"{where} was {_short(old)} and is {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= LONG else f"{said[:LONG]} ..."
+    return [] if old == new else [f"{where} was {shown(old)} and is {shown(new)}"]

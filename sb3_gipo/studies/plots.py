@@ -177,7 +177,7 @@ def draw_improvement(study: Study, analysis: RegimeAnalysis) -> Picture | None:
 
 def _target(study: Study, analysis: RegimeAnalysis, task: str) -> float | None:
     found = analysis.savings.get(study.candidate)
-    targets = [] if found is None else [each.target for each in found.tasks if each.task == task]
+    targets = [] if found is None else [each.target for each in found.counted if each.task == task]
     return targets[0] if targets else None
 
 

@@ -1,7 +1,7 @@
 """
-Builds every contestant once on every task, in a process of its own: settings that an algorithm refuses are told before
-anything is trained. Configurations come as JSON lines; of each that cannot be built, its number and the error go
-out as a JSON line.
+Builds every contestant once on every task, in a process of its own: settings that an algorithm refuses, or with which it
+would never learn, are told before anything is trained. Configurations come as JSON lines; of each that will not do, its
+number and the error go out as a JSON line.
 """
 
 import json
@@ -50,11 +50,44 @@ def main() -> int:
                     for env in pair:
                         env.close()
                 envs = {key: make_envs(run)}
-            make_model(run, envs[key][0])
+            check_learns(make_model(run, envs[key][0]), run["steps"])
         except Exception as error:
+            said = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
             # on a line of its own, whatever an environment has printed
-            print("\n" + MARK + json.dumps([number, f"{type(error).__name__}: {error}"]), flush=True)
+            print("\n" + MARK + json.dumps([number, said]), flush=True)
     return 0
+
+
+def check_learns(model: Any, steps: int) -> None:
+    """
+    :param model: of SB3, nothing learnt yet
+    :param steps: of its run
+    :raises StudyError: where the run ends before its first gradient step
+    """
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+    from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+    # a run ends within the rollout that reaches its steps: of that one nothing is learnt
+    if isinstance(model, OnPolicyAlgorithm) and model.n_steps * model.n_envs >= steps:
+        raise StudyError(
+            f"it would never learn: its first update comes after a rollout of n_steps * n_envs = {model.n_steps} * "
+            f"{model.n_envs} = {model.n_steps * model.n_envs} steps, and the run ends at {steps}. Give it less n_steps, or "
+            "the study more steps."
+        )
+    if isinstance(model, OffPolicyAlgorithm):
+        # it learns between rollouts of train_freq; of one that is counted in episodes nobody knows the length
+        frequency = model.train_freq
+        steps_each = (
+            frequency.frequency if isinstance(frequency, TrainFreq) and frequency.unit == TrainFrequencyUnit.STEP else 1
+        )
+        rollout = model.n_envs * steps_each
+        first = rollout * (model.learning_starts // rollout + 1)
+        if first >= steps:
+            raise StudyError(
+                f"it would never learn: with a learning_starts of {model.learning_starts} its first update comes after step "
+                f"{first}, and the run ends at {steps}. Give it less learning_starts, or the study more steps."
+            )
 
 
 if __name__ == "__main__":

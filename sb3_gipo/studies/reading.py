@@ -26,8 +26,29 @@ META_WORLD = "MetaWorld/"
 META_WORLD_RANGE = (0.0, 5000.0)
 
 
+# More would be of no use and take gigabytes; NumPy's generator takes no larger seed.
+MOST_REPS, MOST_RANDOM_STATE = 100_000, 2**32 - 1
+
+
 class _Loader(yaml.SafeLoader):
     """YAML without names given twice: the second would silently replace the first."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """
+        :param node: of the file
+        :param deep: with what is inside
+        :return: what stands there
+        :raises StudyError: where it is none of what it looks like, such as a date of month 13
+        """
+        try:
+            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        except (StudyError, yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # whatever Python's own constructors raise
+            kind = node.tag.rpartition(":")[2]
+            raise StudyError(
+                f"{checking.shown(node.value)} is no {kind} ({error}){node.start_mark}: correct it, or put it in quotes."
+            ) from error
 
 
 def _no_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -49,12 +70,15 @@ def read_study(path: Path) -> Study:
     :raises StudyError: for anything in it that will not do; the message says what and how to mend it
     """
     try:
-        given = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return make_study(path, yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except OSError as error:
         raise StudyError(f"The study {str(path)!r} cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"The study {str(path)!r} is not YAML: {error}") from error
-    return make_study(path, given)
+    except RecursionError as error:
+        raise StudyError(
+            f"The study {str(path)!r} is nested too deeply, or something in it holds itself (*anchor)."
+        ) from error
 
 
 def make_study(path: Path, given: object) -> Study:
@@ -81,8 +105,7 @@ def make_study(path: Path, given: object) -> Study:
         tasks=tasks,
         regimes=regimes,
         contestants=contestants,
-        baseline=_chosen("baseline", content, contestants, "PPO"),
-        candidate=_chosen("candidate", content, contestants, "GIPO"),
+        **_roles(content, contestants),
         decision=Decision(**_decision(content.get("decision"))),
         statistics=Statistics(**_statistics(content.get("statistics"), evaluations)),
     )
@@ -107,17 +130,21 @@ def _tasks(given: object, steps: int, number: int) -> Iterator[Task]:
         content = {"id": entry} if isinstance(entry, str) else checking.mapping("a task", entry, TASK_KEYS)
         task_id = checking.text("the id of a task", content.get("id"))
         kwargs, eval_kwargs = (
-            checking.with_numbers(checking.mapping(f"{key} of {task_id}", content.get(key) or {}))
-            for key in ("kwargs", "eval_kwargs")
+            checking.settings(f"{key} of {task_id}", content.get(key) or {}) for key in ("kwargs", "eval_kwargs")
         )
         bounds = _bounds(task_id, content)
-        own_steps = checking.whole(f"steps of {task_id}", content.get("steps", steps), number)
+        own_steps = checking.whole(f"steps of {task_id}", content.get("steps", steps), 1)
+        if own_steps < number:
+            advice = "Give more steps, or a lower number below evaluations."
+            refuse(
+                f"steps of {task_id}", own_steps, f"at least the number of evaluations (evaluations: number), {number}", advice
+            )
         if task_id.startswith(META_WORLD):
             kwargs, eval_kwargs = {"stagger": True, **kwargs}, {**kwargs, "split": "eval", "stagger": False, **eval_kwargs}
             bounds = bounds or META_WORLD_RANGE
         else:
             eval_kwargs = {**kwargs, **eval_kwargs}
-        name = checking.text(f"the name of {task_id}", content.get("name", task_id.removeprefix(META_WORLD)))
+        name = checking.name(f"the name of {task_id}", content.get("name", task_id.removeprefix(META_WORLD)))
         yield Task(name, task_id, kwargs, eval_kwargs, bounds, own_steps, _threshold(task_id, content))
 
 
@@ -142,11 +169,12 @@ def _contestants(content: dict[str, Any]) -> Iterator[Contestant]:
     if not algorithms:
         refuse("algorithms", algorithms, "a mapping of at least one name to its settings")
     for name, given in algorithms.items():
+        checking.name("a name in algorithms", name)
         entry = checking.mapping(f"{name!r} in algorithms", given)
         if "algorithm" not in entry:
             raise StudyError(f"{name!r} in algorithms does not say which: add algorithm: ppo (or gipo, sac, ...).")
         algorithm = find_algorithm(checking.text(f"the algorithm of {name!r}", entry["algorithm"]))
-        settings = checking.with_numbers({key: value for key, value in entry.items() if key not in CONTESTANT_KEYS})
+        settings = checking.settings(repr(name), {key: value for key, value in entry.items() if key not in CONTESTANT_KEYS})
         allowed = arguments_of(algorithm)
         for key in settings if allowed is not None else ():
             checking.check_known(f"{name!r} ({algorithm.__name__})", key, [*CONTESTANT_KEYS, *(allowed or ())])
@@ -172,21 +200,23 @@ def _normalize(where: str, given: object, gamma: float) -> dict[str, Any] | None
         return None
     known = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
     own = {} if given is True else checking.mapping(where, given, known)
-    return {"norm_obs": True, "norm_reward": True, "gamma": gamma, **checking.with_numbers(own)}
+    return {"norm_obs": True, "norm_reward": True, "gamma": gamma, **checking.settings(where, own)}
 
 
 def _regimes(given: object, contestants: tuple[Contestant, ...]) -> dict[str, dict[str, Any]]:
     if given is None:
         return {ONLY_REGIME: {}}
-    if isinstance(given, list):
+    allowed = "a list of names, such as [fresh, stale], or a mapping of names to settings"
+    if isinstance(given, list) and all(isinstance(each, str) for each in given):
         given = dict.fromkeys(given)
+    if not isinstance(given, dict) or not given:
+        refuse("regimes", given, allowed)
     named = checking.mapping("regimes", given)
-    if not named:
-        refuse("regimes", given, "a list of names, or a mapping of names to settings")
     found = {}
     for name, overrides in named.items():
+        checking.name("a name in regimes", name)
         known = overrides is None
-        found[name] = known_regime(name) if overrides is None else checking.with_numbers(checking.mapping(name, overrides))
+        found[name] = known_regime(name) if known else checking.settings(f"regime {name!r}", overrides)
         _check_regime(name, found[name], contestants, known)
     return found
 
@@ -219,14 +249,25 @@ def _check_regime(name: str, overrides: dict[str, Any], contestants: tuple[Conte
             )
 
 
-def _chosen(key: str, content: dict[str, Any], contestants: tuple[Contestant, ...], label: str) -> str:
-    """The name given, or the first contestant of that class, or the first or last of all."""
+def _roles(content: dict[str, Any], contestants: tuple[Contestant, ...]) -> dict[str, str]:
+    """
+    Baseline and candidate: those given; else the first PPO, or the last of all, and the first GIPO, or the first of all. Who
+    is one of them is not the other, unless there is nobody else.
+    """
     names = [each.name for each in contestants]
-    if key in content:
-        checking.check_known(key, content[key], names)
-        return str(content[key])
-    of_class = [each.name for each in contestants if each.label == label]
-    return of_class[0] if of_class else names[0 if key == "candidate" else -1]
+    found: dict[str, str] = {}
+    for key in ("baseline", "candidate"):
+        if key in content:
+            checking.check_known(key, content[key], names)
+            found[key] = content[key]
+    if len(found) == 2 and len(names) > 1 and found["baseline"] == found["candidate"]:
+        raise StudyError(f"baseline and candidate are both {found['baseline']!r}: give two different ones.")
+    for key, label, place in (("baseline", "PPO", -1), ("candidate", "GIPO", 0)):
+        if key not in found:
+            others = [each for each in contestants if each.name not in found.values()] or contestants
+            of_class = [each.name for each in others if each.label == label]
+            found[key] = of_class[0] if of_class else others[place].name
+    return found
 
 
 def _numbers(where: str, given: object, kind: Any, *, whole: bool = False) -> dict[str, Any]:
@@ -258,12 +299,12 @@ def _decision(given: object) -> dict[str, Any]:
 def _statistics(given: object, evaluations: Evaluations) -> dict[str, Any]:
     content = _numbers("statistics", given, Statistics)
     least = {"reps": 100, "random_state": 0, "last": 1}
-    most = {"target": 1.0, "success": 1.0}
+    most = {"target": 1.0, "success": 1.0, "reps": MOST_REPS, "random_state": MOST_RANDOM_STATE}
     found: dict[str, Any] = {}
     for key, value in content.items():
         where = f"{key} in statistics"
         found[key] = (
-            checking.whole(where, value, least[key])
+            checking.whole(where, value, least[key], most.get(key, math.inf))
             if key in least
             else checking.number(where, value, 0, above=True, high=most.get(key, math.inf))
         )

@@ -139,6 +139,9 @@ def _regime(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
         "soft",
     )
     away = [f"{name}: {each}" for name, its in analysis.stability.items() for each in its.ran_away or ()]
+    away += [
+        f"{name}: {each}: never took a gradient step" for name, its in analysis.stability.items() for each in its.untrained
+    ]
     if away:
         yield Bullets(away)
 
@@ -164,7 +167,8 @@ def _together(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
         yield Paragraph(
             f"Target: {target_words(study)}; a rise is from step 0 to the final result (IQM over seeds). Steps: first "
             f"crossing of the IQM curve. Ratio: steps of {study.baseline} by steps of the other; never counts as 0. Nothing "
-            "counts as faster than the first evaluation.",
+            "counts as faster than the first evaluation. A task without a clear rise of the baseline (the lower end of its "
+            "interval is not above 0) has no target and does not count.",
             "soft",
         )
 

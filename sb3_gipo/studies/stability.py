@@ -23,6 +23,7 @@ class Stability(NamedTuple):
     :param missing: runs that are neither, or whose record is one of other settings
     :param ran_away: of the finished ones, each with how: at the end, or not finite; ``None`` where nothing of it was logged
     :param exceeded: of the finished ones, each with how: beyond a limit at some time; ``None`` where nothing of it was logged
+    :param untrained: of the finished ones, those that never took a gradient step
     """
 
     finished: int
@@ -30,6 +31,7 @@ class Stability(NamedTuple):
     missing: int
     ran_away: tuple[str, ...] | None
     exceeded: tuple[str, ...] | None
+    untrained: tuple[str, ...]
 
 
 def stability(records: Sequence[Mapping[str, Any]], failed: int, missing: int, limits: Statistics) -> Stability:
@@ -50,10 +52,16 @@ def stability(records: Sequence[Mapping[str, Any]], failed: int, missing: int, l
 
     def those(how: Any) -> tuple[str, ...] | None:
         found = ((each, how(each, limits)) for each in records)
-        named = tuple(f"{each['task']['name']}, seed {each['seed']}: {said}" for each, said in found if said is not None)
+        named = tuple(f"{_which(each)}: {said}" for each, said in found if said is not None)
         return named if watched else None
 
-    return Stability(len(records), failed, missing, those(ran_away), those(exceeded))
+    # where nobody counted them there is no number
+    untrained = tuple(_which(each) for each in records if each["evaluations"][-1]["gradient_steps"] == 0)
+    return Stability(len(records), failed, missing, those(ran_away), those(exceeded), untrained)
+
+
+def _which(record: Mapping[str, Any]) -> str:
+    return f"{record['task']['name']}, seed {record['seed']}"
 
 
 def ran_away(record: Mapping[str, Any], limits: Statistics) -> str | None:

@@ -100,10 +100,15 @@ def savings_table(study: Study, analysis: RegimeAnalysis) -> Table:
                 _steps_with_interval(each.steps),
                 _with_interval(each.ratio, 2),
             ]
+            if each.counts
+            else [name, each.task, f"no clear rise of {study.baseline}", *[NOTHING] * 3]
             for each in found.tasks
         ]
-        saved = f"saved: {_steps_with_interval(found.saved_steps)}"
-        rows.append([name, "all (IQM, sum)", "", _steps(found.baseline_steps.point), saved, _with_interval(found.ratio, 2)])
+        if found.ratio is not None:
+            saved = f"saved: {_steps_with_interval(found.saved_steps)}"
+            rows.append(
+                [name, "all (IQM, sum)", "", _steps(found.baseline_steps.point), saved, _with_interval(found.ratio, 2)]
+            )
     return Table(["", "task", "target", f"steps of {study.baseline}", "its own steps", "ratio"], rows)
 
 
@@ -131,7 +136,7 @@ def task_table(study: Study, analysis: RegimeAnalysis, task: str) -> Table:
     """
     needed: dict[str, float] = {}
     for name, found in analysis.savings.items():
-        for each in found.tasks:
+        for each in found.counted:
             if each.task == task:
                 needed |= {name: each.steps.point, study.baseline: each.baseline_steps.point}
     rows = [

@@ -2,10 +2,12 @@
 
 import io
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,7 @@ from sb3_gipo.studies.probe import check_buildable
 from sb3_gipo.studies.reading import read_study
 from sb3_gipo.studies.report import write_report
 from sb3_gipo.studies.results import load
-from sb3_gipo.studies.run_one import make
+from sb3_gipo.studies.run_one import carry_out, make
 from sb3_gipo.zoo.processes import Job
 from tests.studies.synthetic import line, record, study, write
 
@@ -41,7 +43,7 @@ statistics: {reps: 100}
 tasks: [CartPole-v1]
 algorithms:
   GIPO: {algorithm: gipo, n_steps: 64, gradient_steps: 5}
-  Broken: {algorithm: "tests.studies.broken:BrokenPPO"}
+  Broken: {algorithm: "tests.studies.broken:BrokenPPO", n_steps: 64}
   PPO: {algorithm: ppo, n_steps: 64, n_epochs: 2}
 """
 
@@ -264,6 +266,84 @@ def test_damaged_records_are_told(tmp_path: Path) -> None:
         compare(path, tmp_path / "x", report_only=True)
 
 
+@pytest.mark.parametrize("left", [{}, {"evaluations": []}, {"evaluations": [{"steps": 0}]}])
+def test_a_record_that_lacks_something_is_told(tmp_path: Path, left: dict[str, Any]) -> None:
+    """It is JSON, and of these settings, but not all is there."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    run = of.runs()[0]
+    whole = json.loads((room.place(tmp_path / "x", run) / room.RECORD).read_text()) if left else {}
+    (room.place(tmp_path / "x", run) / room.RECORD).write_text(json.dumps({**whole, "fingerprint": run.fingerprint, **left}))
+    with pytest.raises(StudyError, match=r"is damaged \(it has no .*\): delete its folder"):
+        compare(path, tmp_path / "x", report_only=True)
+
+
+def test_a_damaged_configuration_beside_a_sound_record(tmp_path: Path) -> None:
+    """The record took hours: --retry, which keeps it, is the advice, not to delete the folder."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    (room.place(tmp_path / "x", of.runs()[0]) / room.CONFIGURATION).write_text("{")
+    path.write_text(TINY.replace("gradient_steps: 5", "gradient_steps: 6"))
+    with pytest.raises(StudyError, match=r"another configuration, its run.json does not say which.*--retry") as told:
+        compare(path, tmp_path / "x")
+    assert "delete" not in str(told.value)
+    assert [run.contestant for run in room.waiting(tmp_path / "x", read_study(path).runs(), retry=True)] == ["GIPO"]
+
+
+def test_nothing_is_moved_where_a_configuration_cannot_be_written(tmp_path: Path) -> None:
+    """The second of two: the record of the first lies where it lay."""
+    _, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300))
+    before = {each: each.read_bytes() for each in (tmp_path / "x").rglob("*.json")}
+    first, second, _ = of.runs()
+    second.configuration["steps"] = math.inf
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        room.prepare(tmp_path / "x", [first, second])
+    assert {each: each.read_bytes() for each in (tmp_path / "x").rglob("*.json")} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a POSIX matter")
+def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """An environment's process that outlives its run: the next one need not wait for it."""
+    (told, tell), (held, let_go) = os.pipe(), os.pipe()
+    with room.locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.close(let_go)
+            os.write(tell, b"x")
+            os.read(held, 1)  # lives until the test has done its part
+            os._exit(0)
+        os.read(told, 1)  # it is there
+    try:
+        with room.locked(tmp_path):
+            pass
+    finally:
+        os.close(let_go)
+        os.waitpid(child, 0)
+        for each in (told, tell, held):
+            os.close(each)
+
+
+def test_who_waits_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In its log, before it waits."""
+    free = threading.Event()
+    held = threading.Event()
+
+    def hold() -> None:
+        with room.locked(tmp_path):
+            held.set()
+            free.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    threading.Timer(0.2, free.set).start()
+    with room.locked(tmp_path, wait=True):
+        pass
+    thread.join()
+    assert f"Waiting for the process that holds {tmp_path / room.LOCK} to end ..." in capsys.readouterr().out
+
+
 def test_only(tmp_path: Path) -> None:
     """Some algorithms or tasks; an unknown name is told."""
     path, of = known(tmp_path)
@@ -298,6 +378,63 @@ def test_how_runs_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [run.contestant for run in room.waiting(tmp_path / "x", of.runs(), retry=False)] == ["GIPO"]
 
 
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (0, "It ended without a result, with exit code 0"),
+        (-signal.SIGSEGV, "It crashed with signal 11 (SIGSEGV)"),
+        (-signal.SIGABRT, "It crashed with signal 6 (SIGABRT)"),
+        (-signal.SIGTERM, None),
+        (-signal.SIGKILL, None),
+    ],
+)
+def test_what_counts_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: str | None) -> None:
+    """What a process does to itself is a failure, which the next call does not repeat; the rest came from outside."""
+    _, of = known(tmp_path)
+    (run, *_) = of.runs()
+    monkeypatch.setattr(conduct, "run_all", lambda jobs, at_once, look: [code])
+    monkeypatch.setattr(conduct, "check_buildable", lambda runs: None)
+    killed = conduct.conduct(tmp_path, [run], 1, False, Console(file=io.StringIO()))
+    failure = room.failure_of(tmp_path, run)
+    assert killed == ([run] if error is None else [])
+    assert (failure and failure["error"]) == error
+
+
+def test_an_error_with_half_of_a_character(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the name of a file may have it: shown with an escape, on a screen and in the report, also where it was kept raw."""
+    path, of = known(tmp_path)
+    failing, raw, _ = of.runs()
+    monkeypatch.setattr(conduct, "check_buildable", lambda runs: None)
+
+    def end(jobs: list[Job], at_once: int, look: Callable[[], None]) -> list[int]:
+        room.fail(room.place(tmp_path, failing), failing.configuration, "no file '\udcff'", "\udcff")
+        kept = {"fingerprint": raw.fingerprint, "error": "no file '\udcfe'", "last_lines": ""}
+        (room.place(tmp_path, raw) / room.FAILURE).write_text(json.dumps(kept))
+        return [1, 1, -9]
+
+    monkeypatch.setattr(conduct, "run_all", end)
+    # a screen that knows what UTF-8 knows; the raw one is of an earlier version, and only the report reads it
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(Display, "look", lambda self: None)
+    assert compare(path, tmp_path, console=Console(file=out, width=200)) == 1
+    said = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert r"no file '\udcff'" in said
+    assert r"no file '\udcfe'" in said
+    failure = room.failure_of(tmp_path, failing)
+    assert failure is not None
+    assert failure["error"] == r"no file '\udcff'"
+
+
+def test_advice_for_what_an_algorithm_does_not_know() -> None:
+    """A policy of another name; spaces that cannot be normalised."""
+    algorithms = {"R": {"algorithm": "recurrentppo"}}
+    with pytest.raises(StudyError, match=r"- R: RecurrentPPO has no policy 'MlpPolicy' .* Give it policy: MlpLstmPolicy, "):
+        check_buildable(study(seeds=1, steps=10_000, algorithms=algorithms).runs())
+    of = study(seeds=1, tasks=["FrozenLake-v1"], algorithms={"PPO": {"algorithm": "ppo", "n_steps": 16}})
+    with pytest.raises(StudyError, match=r"- PPO: VecNormalize refuses: .* Give normalize: false, or"):
+        check_buildable(of.runs())
+
+
 def test_what_cannot_be_built_is_told_before_anything_runs() -> None:
     """By task and contestant, once for the same error."""
     wrong = study(
@@ -307,6 +444,31 @@ def test_what_cannot_be_built_is_told_before_anything_runs() -> None:
     with pytest.raises(StudyError, match=r"(?s)Nothing was run.*- SAC: .*Discrete.*- PPO: .*Rleu") as told:
         check_buildable(wrong.runs())
     assert str(told.value).count("- SAC") == 1
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "key", "least", "said"),
+    [
+        ("ppo", "n_steps", 128, r"n_steps \* n_envs = 128 \* 2 = 256 steps, and the run ends at 256"),
+        ("gipo", "n_steps", 128, r"n_steps \* n_envs = 128 \* 2 = 256 steps, and the run ends at 256"),
+        # in rollouts of 4 steps of 2 environments
+        ("dqn", "learning_starts", 248, "learning_starts of 248 .* after step 256, and the run ends at 256"),
+    ],
+)
+def test_who_would_never_learn_is_told_before_anything_runs(algorithm: str, key: str, least: int, said: str) -> None:
+    """A run that ends where the first update would begin takes no gradient step; a little less, and it does."""
+    for value in (least, least - 8):
+        settings = {"algorithm": algorithm, "batch_size": 8, key: value}
+        evaluations = {"number": 1, "episodes": 1}
+        of = study(steps=256, seeds=1, n_envs=2, tasks=["CartPole-v1"], evaluations=evaluations, algorithms={"x": settings})
+        (run,) = of.runs()
+        never = carry_out(run.configuration)["evaluations"][-1]["gradient_steps"] == 0
+        assert never is (value == least)
+        if never:
+            with pytest.raises(StudyError, match=rf"- x: it would never learn: .*{said}\. Give it"):
+                check_buildable([run])
+        else:
+            check_buildable([run])
 
 
 def test_an_environment_may_print_what_it_likes() -> None:
@@ -331,8 +493,10 @@ def test_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress(tmp_path: Path, terminal: bool) -> None:
     """Bars on a terminal, lines elsewhere; failures are told on both."""
-    _, of = known(tmp_path)
-    runs = of.runs()
+    path, _ = known(tmp_path)
+    # no markup: a tag that closes nothing
+    path.write_text(TINY.replace("  GIPO:", "  GIPO [/new]:"))
+    runs = read_study(path).runs()
     out = io.StringIO()
     console = Console(file=out, width=200, force_terminal=terminal)
 
@@ -349,7 +513,8 @@ def test_progress(tmp_path: Path, terminal: bool) -> None:
         display.look()
     printed = out.getvalue()
     assert "CartPole-v1, Broken, seed 1: failed: ValueError: no" in printed
-    assert ("CartPole-v1, GIPO, seed 1: return 7 in 1 s" in printed) is not terminal
+    assert ("CartPole-v1, GIPO [/new], seed 1: return 7 in 1 s" in printed) is not terminal
+    assert "CartPole-v1, GIPO [/new], seed 1" in printed
 
 
 def test_what_is_missing_is_told_before_anything_runs(

@@ -1,5 +1,6 @@
 """A study file: what it means, and what is said of one that will not do."""
 
+import datetime
 import inspect
 import json
 import math
@@ -187,6 +188,27 @@ def test_defaults_that_json_does_not_know() -> None:
             {"evaluations": {"number": 1}},
             "last in statistics is 2; it must be at most the number of evaluations, 1. Give more",
         ),
+        ({"regimes": "fresh"}, r"regimes is 'fresh'; it must be a list of names, such as \[fresh, stale\], or a mapping"),
+        ({"regimes": [{"lag_2": {}}]}, r"regimes is \[{'lag_2': {}}\]; it must be a list of names"),
+        ({"regimes": [["fresh"]]}, r"regimes is \[\['fresh'\]\]; it must be a list of names"),
+        ({"regimes": {"mine": {"sigma": math.inf}}}, "sigma of regime 'mine' is inf; it must be a finite number"),
+        ({"regimes": {"x" * 71: {}}}, "a name in regimes has 71 letters; it must have at most 70: 'xxx"),
+        ({"steps": 19}, r"steps of MetaWorld/reach-v3 is 19; .*\(evaluations: number\), 20\. Give more steps"),
+        ({"steps": "1e400"}, "steps is '1e400'; it must be a number"),
+        ({"steps": 10**400}, "steps is 1000+ ...; it must be a number"),
+        ({"steps": 10**5000}, "steps is a number of thousands of digits; it must be a number"),
+        ({"statistics": {"random_state": 2**32}}, "random_state in statistics is 4294967296; .* at most 4294967295"),
+        ({"statistics": {"reps": 100_001}}, "reps in statistics is 100001; .* at least 100, at most 100000"),
+        ({"baseline": "GIPO", "candidate": "GIPO"}, "baseline and candidate are both 'GIPO': give two different ones"),
+        ({"algorithms": {"A": {"algorithm": ".mine:Algo"}}}, "no class '.mine:Algo'"),
+        ({"algorithms": {"x" * 300: {"algorithm": "ppo"}}}, "a name in algorithms has 300 letters; .* at most 70: 'xxx"),
+        ({"algorithms": {"a\ud800": {"algorithm": "ppo"}}}, "a name in algorithms is .* whole characters"),
+        ({"tasks": [{"id": "A-v0", "name": "a\ud800"}]}, "the name of A-v0 is .* whole characters"),
+        ({"tasks": [{"id": "A-v0", "name": "x" * 71}]}, "the name of A-v0 has 71 letters"),
+        (
+            {"normalize": {"clip_obs": math.inf}},
+            "clip_obs of normalize of 'GIPO' is inf; .*Leave it out .* or give a large number",
+        ),
         ({"regimes": ["stael"]}, "stael.*'fresh', 'stale'"),
         ({"regimes": {"mine": {"sigm": 1}}}, "The regime 'mine' sets 'sigm'; 'GIPO' .GIPO. has no such setting"),
         ({"regimes": ["stale"]}, "'PPO tuned' .PPO. has no such setting.*regimes: false"),
@@ -196,6 +218,69 @@ def test_what_will_not_do(changes: dict[str, Any], said: str) -> None:
     """What was given, what is allowed, what to do."""
     with pytest.raises(StudyError, match=f"(?s){said}"):
         changed(**changes)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (math.inf, "a is inf; it must be a finite number. Leave it out .* or give a large number"),
+        (-math.inf, "a is -inf; it must be a finite number"),
+        ("1e400", "a is inf; it must be a finite number"),
+        (10**400, "a is 1000.*; it must be a finite number"),
+        ([1, {"b": math.nan}], "b of entry 2 of a is nan"),
+        (datetime.date(2020, 1, 1), "a is datetime.date.2020, 1, 1.; it must be a text, a number"),
+        ({1, 2}, "a is {1, 2}; it must be a text, a number"),
+        (b"x", "a is b'x'; it must be a text, a number"),
+        ({"b": {2: 1, "c": 2}}, "a name in b of a is 2; it must be a text. Put it in quotes."),
+    ],
+)
+@pytest.mark.parametrize("place", ["settings", "kwargs", "eval_kwargs", "regime"])
+def test_what_a_record_cannot_keep(value: Any, said: str, place: str) -> None:
+    """Is refused where it is read, with its place: JSON would not write it, or not read it back as it was."""
+    of, changes = {
+        "settings": ("'A'", {"algorithms": {"A": {"algorithm": "tests.studies.test_reading:Peculiar", "a": value}}}),
+        "kwargs": ("kwargs of A-v0", {"tasks": [{"id": "A-v0", "kwargs": {"a": value}}]}),
+        "eval_kwargs": ("eval_kwargs of A-v0", {"tasks": [{"id": "A-v0", "eval_kwargs": {"a": value}}]}),
+        "regime": ("regime 'r'", {"regimes": {"r": {"a": value}}}),
+    }[place]
+    with pytest.raises(StudyError, match=re.sub(r"\ba is", f"a of {of} is", re.sub(r"of a is", f"of a of {of} is", said))):
+        changed(**changes)
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "changes", "roles"),
+    [
+        (["ppo", "a2c"], {}, ("ppo", "a2c")),
+        (["gipo", "ppo"], {"candidate": "ppo"}, ("gipo", "ppo")),
+        (["gipo", "ppo"], {"baseline": "gipo"}, ("gipo", "ppo")),
+        (["gipo", "ppo", "sac"], {"candidate": "ppo"}, ("sac", "ppo")),
+        (["sac", "ppo", "gipo"], {}, ("ppo", "gipo")),
+        (["gipo", "trpo"], {}, ("trpo", "gipo")),
+        (["ppo"], {}, ("ppo", "ppo")),
+    ],
+)
+def test_who_is_compared_with_whom(algorithms: list[str], changes: dict[str, str], roles: tuple[str, str]) -> None:
+    """Never one with itself, as long as there is another."""
+    study = changed(algorithms={name: {"algorithm": name} for name in algorithms}, **changes)
+    assert (study.baseline, study.candidate) == roles
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps: 2020-13-45", r"'2020-13-45' is no timestamp \(month must be in 1..12\).*line 1"),
+        ("steps: !!int abc", "'abc' is no int"),
+        ("steps: !!float abc", "'abc' is no float"),
+        ("steps: !!bool abc", "'abc' is no bool"),
+        (f"steps: 1{'0' * 5000}", "'1000.*is no int"),
+        (f"steps: {'[' * 2000}{']' * 2000}", "is nested too deeply"),
+    ],
+)
+def test_values_that_are_not_what_they_look_like(tmp_path: Path, text: str, said: str) -> None:
+    """PyYAML raises what Python raises: told like everything else that will not do."""
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(StudyError, match=f"(?s){said}"):
+        read_study(tmp_path / "s.yaml")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -219,7 +304,16 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "number"),
-    [("3e-4", 3e-4), ("1e6", 1_000_000), ("200_000", 200_000), ("lin_1", "lin_1"), ("", ""), (True, True), ("1.0", 1.0)],
+    [
+        ("3e-4", 3e-4),
+        ("1e6", 1_000_000),
+        ("200_000", 200_000),
+        ("lin_1", "lin_1"),
+        ("", ""),
+        (True, True),
+        ("1.0", 1.0),
+        ("1e400", math.inf),
+    ],
 )
 def test_numbers(given: Any, number: Any) -> None:
     """Whole ones stay whole."""

@@ -284,6 +284,47 @@ def test_it_depends_on_the_task(tmp_path: Path, why: str) -> None:
     assert 'class="banner it-depends-on-the-task"' in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("top", "said"), [(-20.0, "worse"), (95.0, "better")])
+def test_a_baseline_that_does_not_rise_decides_nothing(tmp_path: Path, top: float, said: str) -> None:
+    """It begins at 80 and falls: nobody's steps to its target say anything; who is better at the end is told."""
+    of = study()
+    report = reported(tmp_path, of, lambda run: line(run, 400, top=top) if run.contestant == "GIPO" else line(run, 400)[::-1])
+    verdict = report.verdicts["default"]
+    assert verdict.outcome == UNKNOWN
+    assert verdict.short.startswith(
+        "Cannot tell whether to switch to GIPO: PPO does not clearly rise from step 0 to the end on"
+    )
+    assert f"At the end GIPO is clearly {said} than PPO on lift, push." in verdict.text
+    assert json.loads((tmp_path / "summary.json").read_text())["regimes"]["default"]["savings"]["GIPO"]["ratio"] is None
+    assert "| GIPO | lift | no clear rise of PPO | - | - | - |" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_a_task_without_a_rise_is_left_out(tmp_path: Path, worse: bool) -> None:
+    """Named, with the others deciding; where the candidate ends clearly lower on it, it depends on the task."""
+
+    def returns(run: Run) -> list[float]:
+        if run.task == "push":
+            return [90 - 20 * (worse and run.contestant == "GIPO") + run.seed / 1000] * 11
+        return line(run, 400, top=95) if run.contestant == "GIPO" else line(run, 800)
+
+    report = reported(tmp_path, study(), returns)
+    verdict, found = report.verdicts["default"], report.analyses["default"].savings["GIPO"]
+    assert verdict.outcome == (MIXED if worse else SWITCH)
+    assert (found.flat, found.ratio) == (("push",), found.tasks[0].ratio)
+    assert "Not in these numbers: PPO does not clearly rise from step 0 to the end on push" in verdict.text
+    assert "This is of 1 of the 2 tasks." in verdict.text
+
+
+def test_slower_but_better_depends_on_the_task(tmp_path: Path) -> None:
+    """To 76 GIPO needs twice the steps; it goes on to 95, where PPO never is: nobody says not to switch."""
+    report = reported(tmp_path, study(), lambda run: line(run, 800, top=95) if run.contestant == "GIPO" else line(run, 400))
+    verdict = report.verdicts["default"]
+    assert report.analyses["default"].savings["GIPO"].ratio.high < 1
+    assert verdict.outcome == MIXED
+    assert verdict.short.endswith(", but GIPO is clearly better at the end on lift, push.")
+
+
 @pytest.mark.parametrize("there", ["nothing", "baseline", "one task", "one run each"])
 def test_few_runs(tmp_path: Path, there: str) -> None:
     """A report of what is there, however little."""
@@ -331,6 +372,21 @@ def test_runs_that_ran_away_are_counted(tmp_path: Path) -> None:
     assert f"1 run of GIPO ran away: {away[0]}." in report.verdicts["default"].text
     # of the last fifth, as what ran away: of this run, the only one that logs it, the last interval
     assert report.analyses["default"].logged["GIPO"]["lag/old_frac"] == 0.75
+
+
+def test_runs_that_never_learnt_are_named(tmp_path: Path) -> None:
+    """Finished, and without a gradient step: in the report, and where it is one of the two in the verdict."""
+    of = study(seeds=2)
+    write(tmp_path, of, lambda run: line(run, 500))
+    (run, *_) = (run for run in of.runs() if run.contestant == "PPO")
+    done = record(run, line(run, 500))
+    for each in done["evaluations"]:
+        each["gradient_steps"] = 0
+    write_json(room.place(tmp_path, run) / room.RECORD, done)
+    report = write_report(of, tmp_path, "x")
+    assert "1 run of PPO never took a gradient step: lift, seed 1." in report.verdicts["default"].text
+    assert report.analyses["default"].stability["GIPO"].untrained == ()
+    assert "- PPO: lift, seed 1: never took a gradient step" in (tmp_path / "report.md").read_text()
 
 
 def test_nobody_knows_whether_runs_ran_away(tmp_path: Path) -> None:

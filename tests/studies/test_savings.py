@@ -62,6 +62,42 @@ def test_a_baseline_below_its_own_result() -> None:
     assert (task.target, task.baseline_steps.point, task.steps.point) == (2.25, 100.0, 56.25)
 
 
+FALLING = [[4, 3, 2, 1, 0]] * 3
+LEVEL = [[0.7] * 5] * 3  # the mean of the last three is another number by its rounding
+NOISE = [[0, 2, 1, 3, 1], [1, 0, 2, 1, 0], [0, 1, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(("values", "last"), [(FALLING, 1), (LEVEL, 3), (NOISE, 1)])
+@pytest.mark.parametrize("part", [0.95, 1.0])
+def test_a_baseline_that_does_not_rise(values: list[list[float]], last: int, part: float) -> None:
+    """Has no target: the task stands apart, whoever crosses what, and the others count as if it were not there."""
+    fast = [[0, 2, 4, 4, 4]] * 3
+    found = savings({"t": curves(values)}, {"t": curves(fast)}, ["t"], last, SAMPLING, part)
+    assert (found.ratio, found.flat, found.never, found.counted) == (None, ("t",), (), ())
+    assert found.tasks[0].rise.low <= 0
+    assert found.saved_steps == found.baseline_steps == (0.0, 0.0, 0.0)
+    both = savings(
+        {"u": curves([RISING] * 3), "t": curves(values)},
+        {"u": curves(fast), "t": curves([[-9] * 5] * 3)},
+        ["u", "t"],
+        last,
+        SAMPLING,
+        part,
+    )
+    alone = savings({"u": curves([RISING] * 3)}, {"u": curves(fast)}, ["u"], last, SAMPLING, part)
+    assert (both.ratio, both.saved_steps, both.baseline_steps) == (alone.ratio, alone.saved_steps, alone.baseline_steps)
+    assert (both.flat, both.never, both.counted) == (("t",), (), alone.tasks)
+
+
+def test_a_baseline_that_starts_high() -> None:
+    """A small rise that every seed has counts: only the clear sign is asked for, not the size."""
+    high = [[100 + shift, 100.5 + shift, 101 + shift, 101.5 + shift, 102 + shift] for shift in (0, 0.1, 0.2)]
+    found = savings({"t": curves(high)}, {"t": curves([[98, 102, 103, 103, 103]] * 3)}, ["t"], 1, SAMPLING, 1.0)
+    assert found.flat == ()
+    assert found.ratio is not None
+    assert found.ratio.low > 1
+
+
 def test_nothing_is_faster_than_the_first_evaluation() -> None:
     """Who begins above the target, or crosses it at once, cannot be told from luck."""
     (task,) = savings({"t": curves([RISING])}, {"t": curves([[9, 9, 9, 9, 9]])}, ["t"], 1, SAMPLING, 1.0).tasks
@@ -130,7 +166,8 @@ def test_seeds_that_differ() -> None:
 def test_units_do_not_matter(seed: int, scale: float, shift: int) -> None:
     """Neither the zero of the return nor its unit."""
     generator = np.random.default_rng(seed)
-    one, two = (generator.integers(0, 40, size=(4, 5)).astype(float) for _ in range(2))
+    # the baseline rises
+    one, two = (generator.integers(0, 40, size=(4, 5)).astype(float) + up for up in (np.array([0, 0, 0, 40, 41]), 0))
     few = Sampling(reps=50)
     plain = savings({"t": curves(one)}, {"t": curves(two)}, ["t"], 1, few, 1.0)
     moved = savings({"t": curves(scale * one + shift)}, {"t": curves(scale * two + shift)}, ["t"], 1, few, 1.0)
@@ -143,7 +180,7 @@ def test_units_do_not_matter(seed: int, scale: float, shift: int) -> None:
 def test_a_better_candidate_saves_more(seed: int, up: float) -> None:
     """Raising its curves lowers no ratio."""
     generator = np.random.default_rng(seed)
-    one, two = (generator.random((3, 5)) for _ in range(2))
+    one, two = generator.random((3, 5)) + RISING, generator.random((3, 5))
     few = Sampling(reps=50)
     before = savings({"t": curves(one)}, {"t": curves(two)}, ["t"], 1, few, 1.0).ratio
     after = savings({"t": curves(one)}, {"t": curves(two + up)}, ["t"], 1, few, 1.0).ratio

@@ -10,7 +10,9 @@ from sb3_gipo.studies.stability import exceeded, last_intervals, ran_away, stabi
 TAIL, KL = "lag/abs_log_rho_p95", "train/approx_kl"
 
 
-def record(key: str, values: list[float], not_finite: int | None = None, late: int = 0) -> dict[str, Any]:
+def record(
+    key: str, values: list[float], not_finite: int | None = None, late: int = 0, steps: int | None = 9
+) -> dict[str, Any]:
     """Of 1000 steps, an interval for each value, the largest number in it twice the mean; in one a number was not finite."""
     length = 1000 // len(values)
     at = [length * (k + 1) for k in range(len(values))]
@@ -20,7 +22,11 @@ def record(key: str, values: list[float], not_finite: int | None = None, late: i
     ]
     if not_finite is not None:
         traces[not_finite]["not_finite"] = {key: 1}
-    return {"task": {"name": "lift"}, "seed": 3, "planned_evaluations": {"at": at}, "traces": traces}
+    evaluations = [{"gradient_steps": 0}, {"gradient_steps": steps}]
+    return {
+        **{"task": {"name": "lift"}, "seed": 3, "planned_evaluations": {"at": at}, "traces": traces},
+        "evaluations": evaluations,
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,5 +90,12 @@ def test_counts() -> None:
     assert found.ran_away == ("lift, seed 3: train/approx_kl was 2 over the last 20 % of the steps (above 1)",)
     assert found.exceeded is not None
     assert len(found.exceeded) == 2
+    assert found.untrained == ()
     nothing = stability([record("train/ent_coef", [9.0] * 10)], 0, 0, Statistics())
     assert (nothing.ran_away, nothing.exceeded) == (None, None)
+
+
+@pytest.mark.parametrize(("steps", "untrained"), [(0, ("lift, seed 3",)), (1, ()), (None, ())])
+def test_who_never_learnt(steps: int | None, untrained: tuple[str, ...]) -> None:
+    """No gradient step by the end; where they are not counted nobody knows."""
+    assert stability([record(KL, [0.1], steps=steps)], 0, 0, Statistics()).untrained == untrained
