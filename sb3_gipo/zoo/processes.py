@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 POLL_SECONDS = 0.5
+SECONDS_TO_END = 10.0  # from SIGTERM to SIGKILL
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,17 @@ def run_all(jobs: Sequence[Job], at_once: int, look: Callable[[], None], restart
         for process in running.values():
             process.terminate()
         for process in running.values():
-            process.wait()
+            _end(process)
         signal.signal(signal.SIGTERM, before)
     return [codes[index] for index in range(len(jobs))]
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:  # it does not listen to SIGTERM
+        process.kill()
+        process.wait()
 
 
 def _leave(number: int, _: object) -> NoReturn:

@@ -39,12 +39,14 @@ def test_the_killed_are_started_again(tmp_path: Path) -> None:
     assert last_lines(failing.log).count("here") == 1
 
 
+@pytest.mark.parametrize("deaf", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN); "])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_behind(tmp_path: Path, number: int) -> None:
-    """Terminated or interrupted, the processes end with us."""
+def test_nothing_is_left_behind(tmp_path: Path, number: int, deaf: str) -> None:
+    """Terminated or interrupted, the processes end with us, also one that does not listen to SIGTERM."""
     code = (
-        "import pathlib, sys; from sb3_gipo.zoo.processes import Job, run_all\n"
-        "child = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'\n"
+        "import pathlib, sys; from sb3_gipo.zoo import processes; from sb3_gipo.zoo.processes import Job, run_all\n"
+        "processes.SECONDS_TO_END = 0.5\n"
+        f"child = 'import os, signal, time; {deaf}print(os.getpid(), flush=True); time.sleep(60)'\n"
         f"run_all([Job([sys.executable, '-c', child], pathlib.Path({str(tmp_path / 'child.txt')!r}))], 1, lambda: None)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
