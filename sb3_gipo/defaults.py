@@ -13,7 +13,8 @@ PPO_LEARNING_RATE = 3e-4
 # With a replay a rollout need not be a data set of its own: the policy is renewed as soon as there is something new.
 REPLAY_ROLLOUT = 512  # of all environments together
 REPLAY_BATCH_SIZE = 128
-REPLAY_GAE_LAMBDA = 0.98
+# the truncated ratios of V-trace shorten its trace already (arXiv 1802.01561 has no other decay)
+REPLAY_GAE_LAMBDA = 1.0
 # Both of learning_rate=None. What is drawn again and again teaches an actor its noise, above all while little is stored; the
 # critic is fitted to targets, which follow it, and keeps PPO's rate.
 REPLAY_LEARNING_RATE = 1e-4

@@ -51,7 +51,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         replay, 128 with it
     :param n_epochs: Without replay: passes over the rollout. With replay: sets the default of ``gradient_steps``
     :param gamma: Discount factor
-    :param gae_lambda: Trace decay of GAE and of V-trace; ``None``: PPO's 0.95 without replay, 0.98 with it
+    :param gae_lambda: Trace decay of GAE and of V-trace; ``None``: PPO's 0.95 without replay, 1 with it
     :param clip_range: Clipping parameter of ``surrogate="ppo_clip"``, also the threshold of ``train/clip_fraction``;
         a number or a function of the progress remaining
     :param clip_range_vf: Clipping parameter for the value function, a number or a function of the progress remaining;

@@ -66,7 +66,7 @@ def test_what_stands_for_what_is_left_out() -> None:
     assert (without.learning_rate, without.critic_lr_factor) == (ppo.learning_rate, 1)
     one, two, many = (GIPO("MlpPolicy", make_env(n_envs=number)) for number in (1, 2, 600))
     assert [model.n_steps for model in (one, two, many)] == [512, 256, 2]
-    assert (one.batch_size, one.gae_lambda) == (128, 0.98)
+    assert (one.batch_size, one.gae_lambda) == (128, 1)
     assert (one.learning_rate, one.critic_lr_factor) == (1e-4, 3)
     assert [group["lr"] for group in one.learn(512).policy.optimizer.param_groups] == pytest.approx([1e-4, 3e-4])
     assert GIPO("MlpPolicy", make_env(), learning_rate=1e-3).critic_lr_factor == 1
