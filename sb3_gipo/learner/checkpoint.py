@@ -18,11 +18,12 @@ def capture(env: VecEnv | None, pending: dict[str, Any] | None) -> dict[str, Any
     :param pending: what a loaded model has not taken up yet: kept as it is
     :return: ``generators``: states of all global random generators; ``normalizer``: of ``VecNormalize``, or ``None``
     """
-    now = {"generators": _generators(), "normalizer": Normalizer(env).state()}
+    now = {"generators": generators(), "normalizer": Normalizer(env).state()}
     return now | {name: state for name, state in (pending or {}).items() if state is not None}
 
 
-def _generators() -> dict[str, Any]:
+def generators() -> dict[str, Any]:
+    """:return: states of all global random generators"""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -33,7 +34,7 @@ def _generators() -> dict[str, Any]:
 
 def restore_generators(state: dict[str, Any]) -> None:
     """
-    :param state: ``generators`` of :func:`capture`
+    :param state: of :func:`generators`
     """
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])

@@ -1,0 +1,25 @@
+"""What the learner knows of its actors, wherever they run."""
+
+from typing import Protocol
+
+from sb3_gipo.distributed.actor import Collected
+from sb3_gipo.distributed.published import Published
+
+
+class Backend(Protocol):
+    """Actors that collect."""
+
+    def publish(self, weights: Published) -> None:
+        """
+        :param weights: for the actors to take
+        """
+
+    def drain(self, wait: bool, at_most: int) -> list[Collected]:
+        """
+        :param wait: for a rollout where none is finished
+        :param at_most: how many to take, 1 or more; the others stay for the next time
+        :return: the finished rollouts, in the order in which they were finished
+        """
+
+    def close(self) -> None:
+        """End the actors."""

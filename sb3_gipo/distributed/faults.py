@@ -1,0 +1,118 @@
+"""Which actors are well, which are started again and when: bookkeeping of times and numbers, nothing that runs."""
+
+import dataclasses
+
+
+class ActorsFailedError(RuntimeError, ValueError):
+    """
+    An actor failed again and again without a rollout in between. A ``ValueError`` too, so that a tuner prunes the trial.
+
+    :param message: what happened, with the first traceback
+    """
+
+
+@dataclasses.dataclass
+class _Record:
+    sign: float  # latest sign of life
+    begin_at: float  # not to be started before
+    ready: bool = False  # its environments are made
+    in_a_row: int = 0  # failures since the latest rollout
+
+
+class Supervisor:
+    """
+    Times are seconds of any clock that only goes forward.
+
+    :param num_actors: how many there are
+    :param patience: failures of one actor in a row that are one too many
+    :param back_off: seconds before an actor is started again, doubled with each failure in a row
+    :param longest_back_off: seconds, at most
+    :param hang_after: seconds without a rollout after which an actor counts as hanging
+    :param making_takes: seconds that making an actor and its environments may take, where that is more
+    :param now: the time
+    """
+
+    def __init__(
+        self,
+        num_actors: int,
+        *,
+        patience: int,
+        back_off: float,
+        longest_back_off: float,
+        hang_after: float,
+        making_takes: float,
+        now: float,
+    ) -> None:
+        self._records = [_Record(now, now) for _ in range(num_actors)]
+        self._patience, self._hang_after, self._making_takes = patience, hang_after, max(making_takes, hang_after)
+        self._back_off, self._longest = back_off, longest_back_off
+        self.restarts = 0  # in all
+        self.lost_rollouts = 0  # half-made when their actor failed
+        self.first_failure: str | None = None
+
+    def may_start(self, actor: int, now: float) -> bool:
+        """
+        :param actor: that does not run
+        :param now: the time
+        :return: whether it has waited long enough
+        """
+        return now >= self._records[actor].begin_at
+
+    def started(self, actor: int, now: float) -> None:
+        """
+        :param actor: that was started just now
+        :param now: the time
+        """
+        self._records[actor].sign, self._records[actor].ready = now, False
+
+    def is_ready(self, actor: int, now: float) -> None:
+        """
+        :param actor: whose environments are made; told as often as one likes
+        :param now: the time
+        """
+        if not self._records[actor].ready:
+            self._records[actor].sign, self._records[actor].ready = now, True
+
+    def finished_rollout(self, actor: int, now: float) -> None:
+        """
+        :param actor: that has finished a rollout
+        :param now: the time
+        """
+        self._records[actor].sign, self._records[actor].in_a_row = now, 0
+
+    def waits(self, actor: int, now: float) -> None:
+        """
+        :param actor: that has nothing to do, as its rollouts have not been taken yet
+        :param now: the time
+        """
+        self._records[actor].sign = now
+
+    def hangs(self, actor: int, now: float) -> bool:
+        """
+        :param actor: that runs
+        :param now: the time
+        :return: whether it has been silent for too long
+        """
+        record = self._records[actor]
+        return now - record.sign > (self._hang_after if record.ready else self._making_takes)
+
+    def failed(self, actor: int, now: float, why: str) -> None:
+        """
+        :param actor: that failed
+        :param now: the time
+        :param why: with the traceback, where there is one
+        :raises ActorsFailedError: when that was one failure too many
+        """
+        record = self._records[actor]
+        record.in_a_row += 1
+        self.lost_rollouts += 1
+        if self.first_failure is None:
+            self.first_failure = why
+        if record.in_a_row >= self._patience:
+            raise ActorsFailedError(
+                f"Actor {actor} failed {record.in_a_row} times in a row without finishing a rollout. What had arrived is in "
+                "the replay, and the model is as it was after its latest update.\nThe first failure of the run:\n"
+                f"{self.first_failure}"
+            )
+        self.restarts += 1
+        record.begin_at = now + min(self._back_off * 2 ** (record.in_a_row - 1), self._longest)

@@ -1,0 +1,176 @@
+"""Actors in processes of Ray, on this machine or a cluster. The one file that knows of Ray."""
+
+import logging
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+import torch as th
+from ray.exceptions import RayActorError, RayTaskError
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
+from sb3_gipo.distributed.faults import Supervisor
+from sb3_gipo.distributed.published import Published
+
+POLL_SECONDS = 0.5
+_COLLECT, _OFFER = "collect", "offer"
+
+
+class _RemoteActor:
+    """An actor in a process of its own: one thread collects, another takes what is offered meanwhile."""
+
+    def __init__(self, plan: ActorPlan, index: int, times_started: int, weights: Published) -> None:
+        th.set_num_threads(1)  # as many processes as there are cores
+        if plan.seed is not None:  # its own exploration, another one each time it is started
+            set_random_seed(int(np.random.SeedSequence([plan.seed, index, times_started]).generate_state(1)[0]))
+        self._actor = Actor(plan, index, times_started)
+        self._actor.offer(weights)
+
+    @ray.method(concurrency_group=_COLLECT)
+    def ready(self) -> bool:
+        return True
+
+    @ray.method(concurrency_group=_COLLECT)
+    def collect(self) -> Collected:
+        return self._actor.collect()
+
+    @ray.method(concurrency_group=_OFFER)
+    def offer(self, weights: Published) -> None:
+        self._actor.offer(weights)
+
+
+class _Running(NamedTuple):
+    handle: Any
+    ready: Any  # a reference that is there when its environments are made
+    rollouts: list[Any]  # references of those under way or waiting to be taken, oldest first
+
+
+class RayBackend:
+    """
+    Every actor works ahead by a few rollouts, which wait in the object store until they are taken: an actor whose rollouts
+    are not taken waits.
+
+    :param plan: how to build an actor
+    :param num_actors: how many there are
+    :param ahead: rollouts of one actor that are under way or wait, at most
+    :param supervisor: who is started again, and when
+    :param address: of a running cluster, ``"auto"`` to find it; ``None``: one for this process
+    :param resources: what an actor needs, arguments of ``ray.remote``
+    """
+
+    def __init__(
+        self,
+        plan: ActorPlan,
+        num_actors: int,
+        ahead: int,
+        supervisor: Supervisor,
+        address: str | None = None,
+        resources: dict[str, Any] | None = None,
+    ) -> None:
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
+        resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
+        groups = {_COLLECT: 1, _OFFER: 1}
+        make: Any = ray.remote  # its types do not know of groups
+        self._remote = make(**resources, concurrency_groups=groups, max_restarts=0)(_RemoteActor)
+        self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
+        self._running: list[_Running | None] = [None] * num_actors
+        self._times_started = [0] * num_actors
+        self._turns = list(range(num_actors))  # whose rollout is taken first; who had one goes to the end
+        self._weights: Any = None
+
+    def publish(self, weights: Published) -> None:
+        """
+        :param weights: for the actors to take; one object for all of them
+        """
+        self._weights = ray.put(weights)
+        for running in self._running:
+            if running is not None:
+                running.handle.offer.remote(self._weights)
+
+    def drain(self, wait: bool, at_most: int) -> list[Collected]:
+        """
+        :param wait: for a rollout where none is finished
+        :param at_most: how many to take
+        :return: the finished rollouts
+        :raises ActorsFailedError: when an actor failed too often
+        """
+        while True:
+            self._keep_busy()
+            found = self._take_finished(at_most, POLL_SECONDS if wait else 0.0)
+            self._end_those_that_hang()
+            if found or not wait:
+                return found
+
+    def close(self) -> None:
+        """End the actors, and Ray where it was started here."""
+        for index in range(len(self._running)):
+            self._end(index)
+        self._weights = None
+        if self._ours:
+            ray.shutdown()
+
+    def _keep_busy(self) -> None:
+        now = time.monotonic()
+        for index, running in enumerate(self._running):
+            if running is None and self._supervisor.may_start(index, now):
+                handle = self._remote.remote(self._plan, index, self._times_started[index], self._weights)
+                self._running[index] = running = _Running(handle, handle.ready.remote(), [])
+                self._times_started[index] += 1
+                self._supervisor.started(index, now)
+            while running is not None and len(running.rollouts) < self._ahead:
+                running.rollouts.append(running.handle.collect.remote())
+
+    def _take_finished(self, at_most: int, seconds: float) -> list[Collected]:
+        in_turn = [(index, self._running[index]) for index in self._turns]
+        owners = {running.rollouts[0]: index for index, running in in_turn if running is not None}
+        if not owners:
+            time.sleep(seconds)
+            return []
+        finished, _ = ray.wait(list(owners), num_returns=1, timeout=seconds)
+        if finished:  # whoever has finished meanwhile
+            finished, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        found = []
+        for reference in finished[:at_most]:
+            collected = self._fetch(owners[reference], reference)
+            if collected is not None:
+                found.append(collected)
+        return found
+
+    def _fetch(self, index: int, reference: Any) -> Collected | None:
+        now = time.monotonic()
+        try:
+            collected: Collected = ray.get(reference)
+        except (RayActorError, RayTaskError) as error:
+            self._end(index)
+            self._supervisor.failed(index, now, str(error))
+            return None
+        running = self._running[index]
+        assert running is not None
+        running.rollouts.pop(0)
+        self._turns.remove(index)
+        self._turns.append(index)
+        self._supervisor.finished_rollout(index, now)
+        return collected
+
+    def _end_those_that_hang(self) -> None:
+        now = time.monotonic()
+        for index, running in enumerate(self._running):
+            if running is None:
+                continue
+            if ray.wait([running.ready], timeout=0)[0]:
+                self._supervisor.is_ready(index, now)
+            if ray.wait(running.rollouts[:1], timeout=0)[0]:
+                self._supervisor.waits(index, now)  # for us
+            elif self._supervisor.hangs(index, now):
+                self._end(index)
+                self._supervisor.failed(index, now, f"Actor {index} gave no rollout for too long and was ended.")
+
+    def _end(self, index: int) -> None:
+        running, self._running[index] = self._running[index], None
+        if running is not None:
+            ray.kill(running.handle)

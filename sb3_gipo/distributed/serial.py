@@ -1,0 +1,57 @@
+"""Actors in this process, one after another: deterministic, with a lag that is set. The twin of what runs asynchronously."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
+from sb3_gipo.distributed.published import Published
+from sb3_gipo.learner import checkpoint
+
+
+class SerialBackend:
+    """
+    :param plan: how to build an actor
+    :param num_actors: how many there are
+    :param lag: how many published policies old the one is that acts; as many as there are at the start of training
+    """
+
+    def __init__(self, plan: ActorPlan, num_actors: int, lag: int = 0) -> None:
+        with _generators_kept():  # building a policy draws numbers, which the learner would miss
+            self._actors = [Actor(plan, index) for index in range(num_actors)]
+        self._past: deque[Published] = deque(maxlen=lag + 1)
+        self._next = 0
+
+    def publish(self, weights: Published) -> None:
+        """
+        :param weights: for the actors to take
+        """
+        self._past.append(weights)
+
+    def drain(self, wait: bool, at_most: int) -> list[Collected]:
+        """
+        :param wait: whether to collect: nothing happens here meanwhile
+        :param at_most: not looked at
+        :return: one rollout, of the actor whose turn it is, or nothing
+        """
+        if not wait:
+            return []
+        actor = self._actors[self._next]
+        self._next = (self._next + 1) % len(self._actors)
+        actor.offer(self._past[0])
+        return [actor.collect()]
+
+    def close(self) -> None:
+        """Close the environments."""
+        for actor in self._actors:
+            actor.close()
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Afterwards all global generators are where they were."""
+    before = checkpoint.generators()
+    try:
+        yield
+    finally:
+        checkpoint.restore_generators(before)

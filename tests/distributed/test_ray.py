@@ -1,0 +1,171 @@
+"""Actors in processes of Ray: they learn, they are started again, and they end."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_gipo.distributed import AsyncGIPO, backends
+from sb3_gipo.distributed.faults import ActorsFailedError
+from tests.small_envs import SpaceEnv
+
+ray = pytest.importorskip("ray")
+
+SMALL: dict[str, Any] = {
+    "n_steps": 16,
+    "batch_size": 16,
+    "gradient_steps": 2,
+    "replay_capacity": 1024,
+    "seed": 1,
+    "device": "cpu",
+    "max_failures": 3,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One for all tests of this file."""
+    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who failed is started again at once."""
+    monkeypatch.setattr(backends, "BACK_OFF", 0.05)
+
+
+class Troubled(SpaceEnv):
+    """
+    The environments number themselves by files, in the order in which they are made, and write down the process they are in;
+    each does what its number says.
+
+    :param folder: for the files
+    :param troubles: of a number, what happens at the tenth step; all others are well
+    """
+
+    def __init__(self, folder: Path, troubles: dict[int, str] | None = None) -> None:
+        super().__init__()
+        self.trouble = None
+        for number in range(1000):
+            try:
+                with (folder / str(number)).open("x") as file:
+                    file.write(str(os.getpid()))
+            except FileExistsError:
+                continue
+            self.trouble = (troubles or {}).get(number)
+            break
+        self._steps = 0
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        if self._steps == 10 and self.trouble is not None:
+            if self.trouble == "dies":
+                os._exit(7)
+            if self.trouble == "hangs":
+                time.sleep(1000)
+            raise RuntimeError(f"the simulator {self.trouble}")
+        return super().step(action)
+
+
+def actors_end(folder: Path) -> bool:
+    """Whether, within ten seconds, no process is left in which an environment was made."""
+    processes = {int(path.read_text()) for path in folder.iterdir()} - {os.getpid()}
+    assert processes
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{number}").exists() for number in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_two_actors_fill_one_replay(tmp_path: Path) -> None:
+    """Both collect, every step counts once, and what they hold is never newer than what there is."""
+    model = AsyncGIPO("MlpPolicy", lambda: Troubled(tmp_path), num_actors=2, normalize=True, **SMALL).learn(512)
+    replay = model.replay_buffer
+    assert (model.num_timesteps, len(replay), model.policy_version) == (512, 512, 32)
+    while {segment.actor_id for segment in replay.segments} != {0, 1}:  # one may have been made before the other
+        model.learn(16, reset_num_timesteps=False)  # with the same actors
+    versions = replay.gather("policy_version", np.arange(len(replay)))
+    assert versions[-1] > 0
+    assert (versions < model.policy_version).all()
+    seen = model.get_vec_normalize_env().obs_rms.count
+    assert model.num_timesteps <= seen <= model.num_timesteps + 2 + 1e-3  # and the first observation of each actor
+    model.close()
+    assert actors_end(tmp_path)
+
+
+def test_weights_arrive_between_two_steps() -> None:
+    """Where that is asked for, one rollout is by several policies."""
+    model = AsyncGIPO("MlpPolicy", SpaceEnv, num_actors=1, pull="step", replay_ratio="max", **{**SMALL, "n_steps": 256})
+    model.learn(1024)
+    model.close()
+    versions = model.replay_buffer.gather("policy_version", np.arange(1024)).reshape(4, 256)
+    assert max(len(np.unique(of_rollout)) for of_rollout in versions) > 1
+    assert all((np.diff(of_rollout) >= 0).all() for of_rollout in versions)
+
+
+def test_who_raises_dies_or_hangs_is_started_again(tmp_path: Path) -> None:
+    """The others go on, the run finishes, and the counters say what happened."""
+    troubles = {1: "raises", 2: "dies", 3: "hangs"}  # number 0 is asked for its spaces
+    model = AsyncGIPO(
+        "MlpPolicy",
+        lambda: Troubled(tmp_path, troubles),
+        num_actors=3,
+        hang_seconds=3.0,
+        **{**SMALL, "replay_capacity": 4096},
+    )
+    model._setup_learn(1)
+    backend = model._actors
+    model.learn(48 * 16)
+    while backend._supervisor.restarts < 3:
+        model.learn(16, reset_num_timesteps=False)
+    supervisor = backend._supervisor
+    model.close()
+    assert (supervisor.restarts, supervisor.lost_rollouts) == (3, 3)
+    assert len(list(tmp_path.iterdir())) == 1 + 3 + 3
+    assert model.num_timesteps == len(model.replay_buffer)
+
+
+def test_one_that_never_works_stops_the_run(tmp_path: Path) -> None:
+    """With its own traceback; what there was is kept, and no process is left."""
+    model = AsyncGIPO("MlpPolicy", lambda: Troubled(tmp_path, dict.fromkeys(range(1, 99), "is broken")), num_actors=1, **SMALL)
+    with pytest.raises(ActorsFailedError, match=r"failed 3 times in a row(?s:.*)RuntimeError: the simulator is broken"):
+        model.learn(512)
+    assert actors_end(tmp_path)
+    assert (model.policy_version, model._actors) == (0, None)
+
+
+class Stop(BaseCallback):
+    """As Ctrl-C in the middle of a run."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps > 100:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_ctrl_c_ends_the_actors(tmp_path: Path) -> None:
+    """In seconds."""
+    model = AsyncGIPO("MlpPolicy", lambda: Troubled(tmp_path), num_actors=2, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(10_000, callback=Stop())
+    assert actors_end(tmp_path)
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install is said."""
+    monkeypatch.delitem(sys.modules, "sb3_gipo.distributed.ray_backend", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    model = AsyncGIPO("MlpPolicy", gym.make("CartPole-v1").spec.id, **SMALL)
+    with pytest.raises(ImportError, match=r"pip install 'sb3-gipo\[ray\]'"):
+        model.learn(16)

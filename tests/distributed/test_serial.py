@@ -1,0 +1,166 @@
+"""The serial twin is GIPO, to the last bit; what a run of actors keeps and tells is looked at here."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_gipo import GIPO
+from sb3_gipo.distributed import AsyncGIPO
+from tests.small_envs import SpaceEnv
+
+SMALL: dict[str, Any] = {
+    "n_steps": 32,
+    "batch_size": 32,
+    "gradient_steps": 4,
+    "replay_capacity": 256,
+    "learning_rate": 1e-3,
+    "seed": 3,
+    "device": "cpu",
+}
+
+
+def serial(env: Any = "CartPole-v1", **kwargs: Any) -> AsyncGIPO:
+    return AsyncGIPO("MlpPolicy", env, **{**SMALL, "num_actors": 1, "backend": "serial", **kwargs})
+
+
+def same(one: GIPO, other: GIPO) -> bool:
+    pairs = zip(one.policy.state_dict().values(), other.policy.state_dict().values(), strict=True)
+    return all(th.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [
+        ("CartPole-v1", {}),
+        ("Pendulum-v1", {}),
+        ("Pendulum-v1", {"use_sde": True, "sde_sample_freq": 8}),
+        ("Pendulum-v1", {"ratio_level": "dimension"}),
+        ("CartPole-v1", {"target": "stored"}),
+    ],
+)
+def test_without_lag_it_is_gipo(env_id: str, kwargs: dict[str, Any], normalize: bool) -> None:
+    """Same parameters, statistics and episodes after several updates."""
+    env = make_vec_env(env_id, 2, seed=3)
+    model = GIPO("MlpPolicy", VecNormalize(env) if normalize else env, **SMALL, **kwargs).learn(640)
+    twin = serial(env_id, envs_per_actor=2, normalize=normalize or None, **kwargs).learn(640)
+    assert same(model, twin)
+    assert (model.num_timesteps, model.policy_version) == (twin.num_timesteps, twin.policy_version) == (640, 10)
+    assert [e["r"] for e in model.ep_info_buffer] == [e["r"] for e in twin.ep_info_buffer]
+    if normalize:
+        ours, theirs = twin.get_vec_normalize_env(), model.get_vec_normalize_env()
+        assert (ours.obs_rms.mean == theirs.obs_rms.mean).all()
+        assert ours.ret_rms.var == theirs.ret_rms.var
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_a_lag_is_acting_lag(lag: int) -> None:
+    """So many published policies ago is so many versions ago."""
+    env = make_vec_env("CartPole-v1", 1, seed=3)
+    assert same(GIPO("MlpPolicy", env, acting_lag=lag, **SMALL).learn(320), serial(lag=lag).learn(320))
+
+
+def test_actors_take_turns_and_see_different_episodes() -> None:
+    """Each rollout knows its actor and the version that acted; published every second update, it is two rollouts old."""
+    model = serial(num_actors=3, publish_every=2).learn(6 * 32)
+    segments = model.replay_buffer.segments
+    assert [segment.actor_id for segment in segments] == [0, 1, 2, 0, 1, 2]
+    versions = [int(model.replay_buffer.gather("policy_version", np.array([32 * i]))[0]) for i in range(6)]
+    assert versions == [0, 0, 2, 2, 4, 4]
+    first = [model.replay_buffer.gather("observations", np.array([32 * i]))[0] for i in range(3)]
+    assert not np.array_equal(first[0], first[1])
+    assert not np.array_equal(first[1], first[2])
+
+
+@pytest.mark.parametrize(("ratio", "updates"), [(None, 8), (2.0, 4), (8.0, 16), (4.0, 8)])
+def test_replay_ratio_is_what_is_drawn_for_each_step(ratio: float | None, updates: int) -> None:
+    """4 minibatches of 32 are 4 for each of 32 steps: half as many updates for a ratio of 2, twice as many for 8."""
+    model = serial(replay_ratio=ratio, learning_rate=1e-5).learn(8 * 32)
+    assert abs(model.policy_version - updates) <= 1  # the last one may fall beyond the end
+    assert model.n_gradient_steps == 4 * model.policy_version
+
+
+class Seen(BaseCallback):
+    """What a callback is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+        self.episodes = 0
+
+    def _on_step(self) -> bool:
+        self.steps.append(self.num_timesteps)
+        self.episodes += sum("episode" in info for info in self.locals["infos"])
+        return True
+
+
+def test_callbacks_hear_of_every_step() -> None:
+    """As of SB3's loop: steps, ends of episodes, and a callback that stops."""
+    seen = Seen()
+    model = serial(envs_per_actor=2).learn(256, callback=seen)
+    assert seen.steps == list(range(2, 257, 2))
+    assert seen.episodes == len(model.ep_info_buffer) > 0
+    stopped = serial().learn(4096, callback=StopTrainingOnMaxEpisodes(3))
+    assert len(stopped.ep_info_buffer) in (2, 3)
+    assert stopped.num_timesteps < 4096
+
+
+def test_saved_and_loaded_it_goes_on(tmp_path: Path) -> None:
+    """With its numbers, its statistics, and actors of its own; without environments it predicts."""
+    callback = CheckpointCallback(64, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True)
+    model = serial(normalize=True, num_actors=2).learn(192, callback=callback)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    looked_at = AsyncGIPO.load(tmp_path / "model")
+    assert looked_at.predict(np.zeros(4, dtype=np.float32))[0] in (0, 1)
+    loaded = AsyncGIPO.load(tmp_path / "model", env="CartPole-v1")
+    loaded.load_replay_buffer(tmp_path / "replay")
+    assert (loaded.num_actors, loaded.policy_version, len(loaded.replay_buffer)) == (2, 6, 192)
+    assert (loaded.get_vec_normalize_env().obs_rms.mean == model.get_vec_normalize_env().obs_rms.mean).all()
+    loaded.learn(64, reset_num_timesteps=False)
+    assert (loaded.num_timesteps, loaded.policy_version) == (256, 8)
+    assert sorted(path.suffix for path in tmp_path.glob("rl_model*")) == [".pkl"] * 6 + [".zip"] * 3
+
+
+def test_it_is_evaluated_on_environments_of_its_own() -> None:
+    """There is no step to be taken here, and that is said."""
+    model = serial().learn(32)
+    assert evaluate_policy(model, make_vec_env("CartPole-v1", 1), 2)[0] > 0
+    with pytest.raises(RuntimeError, match=r"in its actors(?s:.*)evaluate_policy"):
+        model.get_env().step(np.zeros(1))
+
+
+@pytest.mark.parametrize("observation", ["box", "dict", "image"])
+def test_every_kind_of_observation(observation: str) -> None:
+    """Images turn channel-first on both sides."""
+    policy = {"box": "MlpPolicy", "dict": "MultiInputPolicy", "image": "CnnPolicy"}[observation]
+    settings = {**SMALL, "n_steps": 8, "batch_size": 8, "gradient_steps": 1}
+    model = AsyncGIPO(policy, lambda: SpaceEnv(observation), num_actors=2, backend="serial", **settings)
+    assert model.learn(32).policy_version == 4
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"num_actors": 0}, "num_actors"),
+        ({"max_queue": 0}, "max_queue"),
+        ({"publish_every": 1.5}, "publish_every"),
+        ({"replay_ratio": 0}, "replay_ratio"),
+        ({"replay_ratio": "max"}, "never end"),
+        ({"pull": "episode"}, "pull"),
+        ({"backend": "threads"}, "backend"),
+        ({"backend": "ray", "lag": 2}, "serial"),
+        ({"hang_seconds": 0}, "hang_seconds"),
+    ],
+)
+def test_bad_input(kwargs: dict[str, Any], said: str) -> None:
+    """Is refused before anything is made."""
+    with pytest.raises(ValueError, match=said):
+        serial(**kwargs)
