@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 
+from stable_baselines3.common.logger import Logger
+
 from sb3_gipo import HealthCallback, UtilizationCallback
 from sb3_gipo.callbacks import symptoms
-from tests.callbacks.runs import learn, make
+from sb3_gipo.distributed import AsyncGIPO
+from tests.callbacks.runs import Memory, learn, make
+from tests.small_envs import SpaceEnv
 
 PAGE = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
 CODE = set(re.findall(r"`([^`\n]+)`", PAGE))
-OURS = ("lag/", "utilization/", "ratio/", "by_age/", "replay/", "health/")
+OURS = ("async/", "lag/", "utilization/", "ratio/", "by_age/", "replay/", "health/")
 # Of other sections only what SB3's PPO does not log itself.
 OURS_ELSEWHERE = {
     "train/kl_behaviour", "train/kl_previous", "train/grad_norm", "train/grad_norm_max", "train/sigma", "train/clamped_frac",
-    "train/skipped_steps", "time/collect", "time/targets", "time/update", "time/compile",
+    "train/skipped_steps", "time/collect", "time/targets", "time/update", "time/wait", "time/compile",
 }  # fmt: skip
 
 
@@ -36,8 +40,15 @@ def logged() -> dict[str, set[str]]:
                 iterations=7,
             ):
                 keys |= set(dump)
-        found[kind] = {key for key in keys if key.startswith(OURS) or key in OURS_ELSEWHERE}
+        found[kind] = ours(keys)
+    twin = AsyncGIPO("MlpPolicy", SpaceEnv, backend="serial", n_steps=16, batch_size=16, device="cpu")
+    twin.set_logger(Logger(None, [Memory()]))
+    found["async"] = ours({key for dump in learn(twin, None) for key in dump})
     return found
+
+
+def ours(keys: set[str]) -> set[str]:
+    return {key for key in keys if key.startswith(OURS) or key in OURS_ELSEWHERE}
 
 
 # Heading of a section of the page -> what stands in it as code.
@@ -65,19 +76,19 @@ def test_what_is_not_described() -> None:
     assert not is_described("train/nothing")
 
 
-@pytest.mark.parametrize("kind", ["ppo", "gipo"])
+@pytest.mark.parametrize("kind", ["ppo", "gipo", "async"])
 def test_every_logged_key_is_described(logged: dict[str, set[str]], kind: str) -> None:
     """Nothing is logged that the page does not explain."""
     missing = sorted(key for key in logged[kind] if not is_described(key))
     assert missing == []
-    assert len(logged[kind]) > 40
+    assert len(logged[kind]) > (20 if kind == "async" else 40)
 
 
 def test_every_described_key_is_logged(logged: dict[str, set[str]]) -> None:
     """Nothing is explained that no run logs."""
-    described = {code for code in CODE if re.fullmatch(r"(lag|utilization|ratio|replay|health)/[a-z_0-9.]+", code)}
+    described = {code for code in CODE if re.fullmatch(r"(async|lag|utilization|ratio|replay|health)/[a-z_0-9.]+", code)}
     described |= {code for code in CODE if code in OURS_ELSEWHERE}
-    assert described - logged["gipo"] - {"health/report"} == set()
+    assert described - logged["gipo"] - logged["async"] - {"health/report"} == set()
     assert OURS_ELSEWHERE - described == set()
     assert len(described) > 40
 

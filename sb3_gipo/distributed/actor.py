@@ -58,6 +58,7 @@ class Collected(NamedTuple):
     after: dict[str, Any] | None  # and with what was seen since
     version: int  # that the actor held at its end
     seconds: float  # it took
+    idle: float  # seconds that the actor had nothing to do before it
 
 
 class _Collector(GIPO):
@@ -108,6 +109,7 @@ class Actor:
     """
 
     _offered: Published | None = None
+    _ended: float | None = None  # time at which the latest rollout was finished
 
     def __init__(self, plan: ActorPlan, index: int, times_started: int = 0) -> None:
         self.index = index
@@ -154,6 +156,7 @@ class Actor:
         :raises NonFiniteStepError: for a number that is not finite
         """
         start, model = time.perf_counter(), self._model
+        idle = 0.0 if self._ended is None else start - self._ended
         self._take_offered()
         assert model.env is not None
         model.collect_rollouts(model.env, self._callback, model.rollout_buffer, model.n_steps)
@@ -161,7 +164,8 @@ class Actor:
         rollout = dataclasses.replace(model.collected, actor_id=self.index)
         model.collected = None
         before, self._known = self._known, published.statistics_of(self._normalizer)
-        return Collected(rollout, self._ends.ends, before, self._known, self.version, time.perf_counter() - start)
+        self._ended = time.perf_counter()
+        return Collected(rollout, self._ends.ends, before, self._known, self.version, self._ended - start, idle)
 
     def close(self) -> None:
         """Close the environments."""

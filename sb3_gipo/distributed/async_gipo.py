@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_gipo import settings
 from sb3_gipo.distributed import backends, moments, published
+from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
 from sb3_gipo.distributed.backend import Backend
 from sb3_gipo.distributed.stub import AbsentVecEnv
@@ -27,6 +28,7 @@ from sb3_gipo.rollouts.normalization import Normalizer
 SelfAsyncGIPO = TypeVar("SelfAsyncGIPO", bound="AsyncGIPO")
 EnvFactory = Callable[[], gym.Env[Any, Any]]
 # Of GIPO's arguments those that matter to who acts.
+SETTLED = 20  # iterations after which it is said what the bottleneck is
 ACTING = ("n_steps", "gamma", "gae_lambda", "use_sde", "sde_sample_freq", "policy_kwargs", "ratio_level", "target", "compile")
 
 
@@ -135,6 +137,7 @@ class AsyncGIPO(GIPO):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         found = super()._setup_learn(*args, **kwargs)
+        self._accounts, self._iterations = Accounts(time.perf_counter), 0
         if self._actors is None:
             self._actors = backends.make(self)
         return found
@@ -182,19 +185,28 @@ class AsyncGIPO(GIPO):
         self._publish(self._actors)
         callback.on_rollout_start()
         at_most = 1 if self.replay_ratio is None else self.num_actors * self.max_queue
-        waited, enough = 0.0, False
+        enough = False
         while not enough:
             before = time.perf_counter()
             found = self._actors.drain(not self._may_train(new=False), at_most)
-            waited += time.perf_counter() - before
+            self._accounts.waited(time.perf_counter() - before)
             for collected in found:
+                self._accounts.arrived(collected, self.policy_version)
                 if not self._take(collected, callback):
                     return False
             enough = self._may_train(new=bool(found))
         callback.on_rollout_end()
+        self._report(self._actors.facts())
         self.logger.record("time/collect", time.perf_counter() - start)
-        self.logger.record("time/wait", waited)
         return True
+
+    def _report(self, facts: BackendFacts) -> None:
+        found = self._accounts.report(facts)
+        for key, value in found.items():
+            self.logger.record(key, value)
+        self._iterations += 1
+        if self._iterations == SETTLED and self.verbose >= 1 and self.backend != "serial":
+            print(bottleneck(found["async/learner_wait"], found.get("async/actor_wait", 0.0)))
 
     def _publish(self, actors: Backend) -> None:
         if self._published_version < 0 or self.policy_version - self._published_version >= self.publish_every:
@@ -214,6 +226,7 @@ class AsyncGIPO(GIPO):
         before = self.n_gradient_steps
         super().train()
         self._drawn += (self.n_gradient_steps - before) * self.batch_size
+        self._accounts.updated()
 
     def _take(self, collected: Collected, callback: BaseCallback) -> bool:
         """Store a rollout, then tell SB3 and its callbacks of each of its steps, as if it were collected now."""
@@ -249,7 +262,7 @@ class AsyncGIPO(GIPO):
     # ---------------------------------------------------------------- save, load
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actors", "_env_source"]
+        return [*super()._excluded_save_params(), "_actors", "_accounts", "_env_source"]
 
     @classmethod
     def load(  # type: ignore[override]  # environments are made by a function, as in the constructor

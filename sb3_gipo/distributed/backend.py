@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.actor import Collected
 from sb3_gipo.distributed.published import Published
 
@@ -19,6 +20,11 @@ class Backend(Protocol):
         :param wait: for a rollout where none is finished
         :param at_most: how many to take, 1 or more; the others stay for the next time
         :return: the finished rollouts, in the order in which they were finished
+        """
+
+    def facts(self) -> BackendFacts:
+        """
+        :return: how the actors are
         """
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import torch as th
 from ray.exceptions import RayActorError, RayTaskError
 from stable_baselines3.common.utils import set_random_seed
 
+from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
 from sb3_gipo.distributed.faults import Supervisor
 from sb3_gipo.distributed.published import Published
@@ -105,6 +106,15 @@ class RayBackend:
             self._end_those_that_hang()
             if found or not wait:
                 return found
+
+    def facts(self) -> BackendFacts:
+        """
+        :return: how the actors are
+        """
+        running = [each for each in self._running if each is not None]
+        references = [reference for each in running for reference in each.rollouts]
+        queue = len(ray.wait(references, num_returns=len(references), timeout=0)[0]) if references else 0
+        return BackendFacts(len(running), queue, self._supervisor.restarts, self._supervisor.lost_rollouts)
 
     def close(self) -> None:
         """End the actors, and Ray where it was started here."""

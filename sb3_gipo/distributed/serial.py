@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
 from sb3_gipo.distributed.published import Published
 from sb3_gipo.learner import checkpoint
@@ -40,6 +41,12 @@ class SerialBackend:
         self._next = (self._next + 1) % len(self._actors)
         actor.offer(self._past[0])
         return [actor.collect()]
+
+    def facts(self) -> BackendFacts:
+        """
+        :return: how the actors are: nothing waits here
+        """
+        return BackendFacts(alive=len(self._actors), queue=0)
 
     def close(self) -> None:
         """Close the environments."""

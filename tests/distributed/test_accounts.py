@@ -1,0 +1,74 @@
+"""Where the time goes: by a clock of our own, with numbers worked out by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck
+from sb3_gipo.distributed.actor import Collected
+from sb3_gipo.rollouts.types import Rollout
+
+
+def collected(versions: list[int], seconds: float, idle: float) -> Collected:
+    """One step for each version, of one environment."""
+    shape = (len(versions), 1)
+    numbers: Any = np.zeros(shape, dtype=np.float32)
+    rollout = Rollout(
+        observations=np.zeros((*shape, 2), dtype=np.float32),
+        actions=numbers.astype(np.uint8),
+        rewards=numbers.copy(),
+        terminated=numbers.astype(bool),
+        truncated=numbers.astype(bool),
+        log_probs=numbers.copy(),
+        last_observations=np.zeros((1, 2), dtype=np.float32),
+        terminal_observations=np.zeros((0, 2), dtype=np.float32),
+        policy_version=np.array(versions, dtype=np.int32).reshape(shape),
+    )
+    return Collected(rollout, [], None, None, versions[-1], seconds, idle)
+
+
+def test_one_report() -> None:
+    """Ten seconds, of which the learner waited two; two rollouts of two and four steps; three updates."""
+    time = [100.0]
+    accounts = Accounts(lambda: time[0])
+    accounts.waited(1.5)
+    accounts.waited(0.5)
+    accounts.arrived(collected([3, 4], seconds=3.0, idle=1.0), version=5)
+    accounts.arrived(collected([5, 5, 6, 6], seconds=4.0, idle=0.0), version=8)
+    for _ in range(3):
+        accounts.updated()
+    time[0] = 110.0
+    assert accounts.report(BackendFacts(alive=2, queue=1, restarts=4, lost_rollouts=4)) == pytest.approx(
+        {
+            "async/alive": 2,
+            "async/queue": 1,
+            "async/restarts": 4,
+            "async/lost_rollouts": 4,
+            "time/wait": 2.0,
+            "async/learner_wait": 0.2,
+            "async/updates_per_second": 0.3,
+            "async/steps_per_second": 0.6,
+            "async/actor_wait": 1 / 8,
+            "lag/collected_mean": (2 + 1 + 3 + 3 + 2 + 2) / 6,
+            "lag/collected_max": 3,
+        }
+    )
+    time[0] = 111.0
+    again = accounts.report(BackendFacts(alive=2, queue=0))
+    assert again["async/learner_wait"] == again["async/updates_per_second"] == 0
+    assert "lag/collected_mean" not in again  # nothing arrived
+
+
+@pytest.mark.parametrize(
+    ("learner_wait", "actor_wait", "said"),
+    [
+        (0.6, 0.0, "actors are the bottleneck: the learner waits 60 %"),
+        (0.0, 0.7, "learner is the bottleneck: the actors wait 70 %"),
+        (0.3, 0.5, "learner is the bottleneck"),
+        (0.1, 0.15, "busy: they wait 10 % and 15 %"),
+    ],
+)
+def test_bottleneck_in_words(learner_wait: float, actor_wait: float, said: str) -> None:
+    """Who waits is not the one."""
+    assert said in bottleneck(learner_wait, actor_wait)
