@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from stable_baselines3.common.logger import Logger
 
 from sb3_gipo import HealthCallback, UtilizationCallback
