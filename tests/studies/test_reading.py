@@ -179,6 +179,10 @@ def test_defaults_that_json_does_not_know() -> None:
             {"decision": {"money_per_hour": 3, "steps_per_hour": 9, "money_per_step": 1}},
             "money_per_hour and money_per_step: give one of them",
         ),
+        (
+            {"decision": {"at_least": 0.9}},
+            "at_least in decision is 0.9; it must be a number of at least 1. It is how many times",
+        ),
         ({"decision": {"money_per_steps": 3}}, "Did you mean 'money_per_step'"),
         ({"statistics": {"succes": 0.9}}, "Did you mean 'success'"),
         ({"statistics": {"success": 90}}, "success in statistics is 90; it must be a number above 0, at most 1"),
