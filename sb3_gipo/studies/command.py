@@ -98,7 +98,7 @@ def _tell(console: Console, folder: Path, report: Report) -> None:
     for regime, found in report.verdicts.items():
         name = "" if len(report.verdicts) == 1 else f"In {regime}: "
         console.print()
-        console.print(f"{name}{found.title}.", style="bold", markup=False, highlight=False)
+        console.print(f"{name}{found.title}.", style="bold", markup=False, highlight=False, soft_wrap=True)
         console.print(found.text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -350,6 +350,8 @@ def test_what_the_page_calls_defaults_are() -> None:
     found: dict[str, Any] = {}
     for line in marked:
         found |= yaml.safe_load(line.strip())
+    normalized = [each.normalize for each in changed(normalize=found.pop("normalize")).contestants]
+    assert normalized == [each.normalize for each in changed().contestants]
     assert found.pop("seeds") == len(changed(seeds=5).seeds) == 5
     assert found.pop("evaluations") == vars(Evaluations())
     assert set(found) == {"at_least", "confidence", "reps", "last", "target"}
