@@ -137,7 +137,7 @@ def analyse(study: Study, results: Results, regime: str) -> RegimeAnalysis:
     )
     notes = [] if len(counted) == len(study.tasks) else [_not_counted(study, counted)]
     matched = _matched(curves, counted, notes)
-    bounds = {task.name: bounds_of(study, task, results) for task in study.tasks}
+    bounds = {task.name: its for task in study.tasks if (its := bounds_of(study, task, results)) is not None}
     scored = {name: [normalise(its[task].returns, bounds[task]) for task in counted] for name, its in matched.items()}
     matrices = _matrices(matched, scored, counted, last)
     return RegimeAnalysis(

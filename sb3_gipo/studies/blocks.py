@@ -34,10 +34,12 @@ class Paragraph(NamedTuple):
 class Banner(NamedTuple):
     """
     :param word: the outcome
+    :param title: the same in more words
     :param text: what to do
     """
 
     word: str
+    title: str
     text: str
 
 
@@ -87,13 +89,13 @@ def _markdown(block: Block, plots: str) -> str:
     if isinstance(block, Paragraph):
         return _plain(block.text)
     if isinstance(block, Banner):
-        return f"> **{_plain(block.word.capitalize())}.** {_plain(block.text)}"
+        return f"> **{_plain(block.title)}.** {_plain(block.text)}"
     if isinstance(block, Bullets):
         return "\n".join(f"- {_plain(item)}" for item in block.items)
     if isinstance(block, Code):
         return f"```sh\n{block.text}\n```"
     if isinstance(block, Picture):
-        return f"![{_plain(block.alt)}]({plots}/{block.name}.svg)"
+        return f"![{_plain(block.title)}]({plots}/{block.name}.svg)\n\n{_plain(block.caption)}"
     rule = ["---"] + ["---" if block.wordy else "---:"] * (len(block.head) - 1)
     rows = [block.head, rule, *block.rows]
     return "\n".join("| " + " | ".join(each if row is rule else _cell(each) for each in row) + " |" for row in rows)

@@ -14,6 +14,7 @@ from sb3_gipo.studies.conduct import conduct
 from sb3_gipo.studies.plan import Run, Study, distinct
 from sb3_gipo.studies.reading import read_study
 from sb3_gipo.studies.report import Report, write_report
+from sb3_gipo.studies.wording import plural
 
 # some runs are missing
 INCOMPLETE = 1
@@ -53,13 +54,27 @@ def compare(
         raise StudyError(f"There is no folder {str(folder)!r} to report of: run the study first, or give its --folder.")
     if not report_only:
         with room.locked(folder):
-            killed = conduct(folder, runs, jobs, retry, console)
+            try:
+                killed = conduct(folder, runs, jobs, retry, console)
+            except KeyboardInterrupt:
+                console.print(_interrupted(folder, distinct(runs)), highlight=False, soft_wrap=True)
+                raise
     if killed:
-        console.print(f"{len(killed)} runs were killed from outside; the same command makes them again.", highlight=False)
+        were, them = ("run was", "it") if len(killed) == 1 else ("runs were", "them")
+        console.print(f"{len(killed)} {were} killed from outside; the same command makes {them} again.", highlight=False)
     report = write_report(study, folder, _command(path, folder))
     _tell(console, folder, report)
     results = report.results
     return INCOMPLETE if results.failures or results.missing or results.other else 0
+
+
+def _interrupted(folder: Path, runs: Sequence[Run]) -> str:
+    finished = sum(room.record_of(folder, run) is not None for run in runs)
+    are = "is" if finished == 1 else "are"
+    return (
+        f"Interrupted. {finished} of {plural(len(runs), 'run')} {are} finished and kept; the same command makes the rest, "
+        "--report shows what is there."
+    )
 
 
 def _command(path: Path, folder: Path) -> str:
@@ -83,7 +98,7 @@ def _tell(console: Console, folder: Path, report: Report) -> None:
     for regime, found in report.verdicts.items():
         name = "" if len(report.verdicts) == 1 else f"In {regime}: "
         console.print()
-        console.print(f"{name}{found.outcome.capitalize()}.", style="bold", markup=False, highlight=False)
+        console.print(f"{name}{found.title}.", style="bold", markup=False, highlight=False, soft_wrap=True)
         console.print(found.text, markup=False, highlight=False, soft_wrap=True)
 
 

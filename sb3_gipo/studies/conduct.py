@@ -15,6 +15,7 @@ from sb3_gipo.studies import folder as room
 from sb3_gipo.studies.plan import Run, distinct
 from sb3_gipo.studies.probe import check_buildable
 from sb3_gipo.studies.provenance import cores
+from sb3_gipo.studies.wording import plural
 from sb3_gipo.zoo.processes import Job, last_lines, run_all
 
 # What a process does to itself; other signals come from outside.
@@ -34,9 +35,7 @@ def conduct(folder: Path, runs: Sequence[Run], jobs: int | None, retry: bool, co
     """
     runs = distinct(runs)
     waiting = room.waiting(folder, runs, retry=retry)
-    console.print(
-        f"{len(runs)} runs: {len(runs) - len(waiting)} finished or failed before, {len(waiting)} to do.", highlight=False
-    )
+    console.print(_resumed(folder, runs, waiting), highlight=False)
     if not waiting:
         return []
     console.print("Building every contestant once ...", highlight=False)
@@ -56,6 +55,13 @@ def conduct(folder: Path, runs: Sequence[Run], jobs: int | None, retry: bool, co
         elif room.failure_of(folder, run) is None:
             room.fail(here, run.configuration, _how_it_ended(code), last_lines(here / room.LOG, 30))
     return killed
+
+
+def _resumed(folder: Path, runs: Sequence[Run], waiting: Sequence[Run]) -> str:
+    finished = sum(room.record_of(folder, run) is not None for run in runs)
+    failed = len(runs) - len(waiting) - finished
+    said = f", {failed} failed before (--retry makes failed ones again)" if failed else ""
+    return f"{plural(len(runs), 'run')}: {finished} finished before{said}, {len(waiting)} to do."
 
 
 def _how_it_ended(code: int) -> str:

@@ -64,7 +64,7 @@ class Contestant(NamedTuple):
 @dataclass(frozen=True)
 class Decision:
     """
-    :param at_least: times fewer steps for which switching is worth it
+    :param at_least: times fewer steps for which switching is worth it, at least 1
     :param confidence: of all intervals
     :param steps_per_hour: of data collection
     :param money_per_hour: of data collection
@@ -77,7 +77,7 @@ class Decision:
     steps_per_hour: float | None = None
     money_per_hour: float | None = None
     money_per_step: float | None = None
-    currency: str = "EUR"
+    currency: str = "money units"
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,13 @@ class Picture(NamedTuple):
     """
     :param name: of its file, which no other picture of the report has
     :param title: of the plot
-    :param alt: what it shows, for who cannot see it
+    :param caption: what is drawn, and the numbers for who cannot see it
     :param svg: the drawing
     """
 
     name: str
     title: str
-    alt: str
+    caption: str
     svg: str
 
 
@@ -83,9 +83,9 @@ def draw_task(study: Study, analysis: RegimeAnalysis, task: str) -> Picture | No
         _legend(axes[0], lines)
         ends = "; ".join(f"{name} ends at {its.final.point:.4g}" for name, its in analysis.tasks[task].items())
         dotted = "" if target is None else f" Dotted: {target_words(study)}, {target:.4g}."
-        what = "return over environment steps, interquartile mean over seeds with its interval, thin lines single runs"
-        alt = f"{task}: {what}. {ends}.{dotted}"
-        return _picture(figure, f"{slug(analysis.regime)}--task--{slug(task)}", task, alt)
+        what = f"Thick lines: interquartile mean over seeds{_interval(study, 'bands')}, thin lines single runs"
+        caption = f"{task}: return over environment steps. {what}.{dotted} {ends}."
+        return _picture(figure, f"{slug(analysis.regime)}--task--{slug(task)}", task, caption)
 
 
 def draw_aggregate(study: Study, analysis: RegimeAnalysis) -> Picture | None:
@@ -117,9 +117,10 @@ def draw_aggregate(study: Study, analysis: RegimeAnalysis) -> Picture | None:
         if len(budgets) > 1:
             axes[0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         _legend(axes[0], lines)
-        ends = "; ".join(f"{name} ends at {band.score[-1]:.3f}" for name, band in analysis.bands.items())
-        alt = f"Score over environment steps, gradient steps and minutes: interquartile mean over tasks and seeds. {ends}."
-        return _picture(figure, f"{slug(analysis.regime)}--aggregate", "All tasks together", alt)
+        ends = "; ".join(f"{name} ends at {analysis.aggregate[name].final.point:.3f}" for name in analysis.bands)
+        what = f"Lines: interquartile mean over tasks and seeds{_interval(study, 'bands')}"
+        caption = f"Score over environment steps, gradient steps and minutes. {what}. {ends}."
+        return _picture(figure, f"{slug(analysis.regime)}--aggregate", "All tasks together", caption)
 
 
 def draw_profiles(study: Study, analysis: RegimeAnalysis) -> Picture | None:
@@ -143,8 +144,8 @@ def draw_profiles(study: Study, analysis: RegimeAnalysis) -> Picture | None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         _legend(axes, lines)
         said = "; ".join(f"{name}: {percent(round(its[0][25], 2))} above 0.5" for name, its in analysis.profiles.items())
-        alt = f"Part of the runs above a score. {said}."
-        return _picture(figure, f"{slug(analysis.regime)}--profile", "Performance profile", alt)
+        caption = f"Lines: part of the runs that end above a score, the higher the better{_interval(study, 'bands')}. {said}."
+        return _picture(figure, f"{slug(analysis.regime)}--profile", "Performance profile", caption)
 
 
 def draw_improvement(study: Study, analysis: RegimeAnalysis) -> Picture | None:
@@ -171,8 +172,14 @@ def draw_improvement(study: Study, analysis: RegimeAnalysis) -> Picture | None:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel(f"{study.candidate} ends higher than")
         said = "; ".join(f"{name}: {percent(round(its['final'].point, 2))}" for name, its in analysis.improvement.items())
-        alt = f"How often a run of {study.candidate} ends higher than one of the other, with the interval. {said}."
-        return _picture(figure, f"{slug(analysis.regime)}--improvement", "Probability of improvement", alt)
+        what = f"share of the pairs of runs in which that of {study.candidate} ends higher than that of the other"
+        caption = f"Dots: {what}{_interval(study, 'bars')}; dotted: 50 %, no difference. {said}."
+        return _picture(figure, f"{slug(analysis.regime)}--improvement", "Probability of improvement", caption)
+
+
+def _interval(study: Study, drawn: str) -> str:
+    """What shows the intervals, which a single seed has not."""
+    return f", {drawn} its {percent(study.decision.confidence)} interval" if len(study.seeds) > 1 else ""
 
 
 def _target(study: Study, analysis: RegimeAnalysis, task: str) -> float | None:
@@ -212,10 +219,10 @@ def _legend(axes: Axes, lines: dict[str, Line2D]) -> None:
         text.set_text(name)
 
 
-def _picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
+def _picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
     buffer = io.StringIO()
     # names of clip paths come from this: on one page no two drawings may share them, and a second report is the same
     with style.context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawing = buffer.getvalue()
-    return Picture(name, title, alt, drawing[drawing.index("<svg") :])
+    return Picture(name, title, caption, drawing[drawing.index("<svg") :])

@@ -287,6 +287,11 @@ def _decision(given: object) -> dict[str, Any]:
             found[key] = checking.text(where, value)
         elif key == "confidence":
             found[key] = checking.number(where, value, 0.5, high=0.999)
+        elif key == "at_least":
+            found[key] = checking.number(where, value, 0, above=True)
+            if found[key] < 1:
+                advice = "It is how many times fewer steps the candidate must need; below 1 it needs more than the baseline."
+                refuse(where, value, "a number of at least 1", advice)
         else:
             found[key] = checking.number(where, value, 0, above=True)
     if "money_per_hour" in found and "money_per_step" in found:

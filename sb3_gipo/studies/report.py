@@ -25,7 +25,7 @@ from sb3_gipo.studies.tables import (
     threshold_table,
 )
 from sb3_gipo.studies.verdict import Verdict, verdict
-from sb3_gipo.studies.wording import percent, target_words
+from sb3_gipo.studies.wording import percent, plural, target_words
 
 PLOTS = "plots"
 
@@ -67,7 +67,7 @@ def _blocks(study: Study, report: Report, command: str) -> Iterator[Block]:
     many = len(study.regimes) > 1
     yield Heading(1, f"Comparison: {study.path.stem}")
     for regime, found in report.verdicts.items():
-        yield Banner(found.outcome, f"{f'In {regime}: ' if many else ''}{found.short}")
+        yield Banner(found.outcome, f"{f'In {regime}: ' if many else ''}{found.title}", found.short)
     yield from _gaps(report.results)
     yield from _compared(study, report.results)
     for regime, analysis in report.analyses.items():
@@ -81,7 +81,7 @@ def _blocks(study: Study, report: Report, command: str) -> Iterator[Block]:
     yield Paragraph("Records of single runs are in runs/, all numbers of this report in summary.json.", "soft")
     yield Heading(2, "Decision")
     for regime, found in report.verdicts.items():
-        yield Banner(found.outcome, f"{f'In {regime}: ' if many else ''}{found.text}")
+        yield Banner(found.outcome, f"{f'In {regime}: ' if many else ''}{found.title}", found.text)
 
 
 def _gaps(results: Results) -> Iterator[Block]:
@@ -101,19 +101,20 @@ def _compared(study: Study, results: Results) -> Iterator[Block]:
     yield settings_table(study)
     bounds = []
     for task in study.tasks:
-        low, high = bounds_of(study, task, results)
+        known = bounds_of(study, task, results)
         how = "" if task.bounds else ", the lowest and highest of this study"
-        bounds.append(
-            f"{task.name} ({task.id}): {task.steps:,} environment steps; score 0 is a return of {low:g}, 1 of {high:g}{how}"
-        )
+        score = "" if known is None else f"; score 0 is a return of {known[0]:g}, 1 of {known[1]:g}{how}"
+        name = task.name if task.name == task.id else f"{task.name} ({task.id})"
+        bounds.append(f"{name}: {task.steps:,} environment steps{score}")
     yield Bullets(bounds)
+    last = "that of the last evaluation" if sampling.last == 1 else f"the mean of the last {sampling.last} evaluations"
+    evaluations = f"{plural(study.evaluations.number, 'evaluation')} of {plural(study.evaluations.episodes, 'episode')}"
     yield Paragraph(
-        f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))}). {study.evaluations.number} evaluations of "
-        f"{study.evaluations.episodes} episodes each, and one at step 0, with the deterministic policy, in every run "
-        f"and evaluation with the same seed ({study.evaluations.seed}), so with the same goals; Meta-World's are never "
-        f"trained on. A final result is the mean of the last {sampling.last} evaluations. Means over seeds and tasks are "
-        f"interquartile means (IQM). Intervals: {percent(rule.confidence)}, stratified bootstrap over seeds within each task, "
-        f"{sampling.reps:,} times."
+        f"{plural(len(study.seeds), 'seed')} ({', '.join(map(str, study.seeds))}). {evaluations}, and one at step 0, with the "
+        f"deterministic policy, in every run and evaluation with the same seed ({study.evaluations.seed}), so from the same "
+        f"start states and to the same goals; Meta-World's goals are never trained on. A final result is {last}. Means over "
+        f"seeds and tasks are interquartile means (IQM). Intervals: {percent(rule.confidence)}, stratified bootstrap over "
+        f"seeds within each task, {sampling.reps:,} times; one without width, as of a single seed, is left out."
     )
     yield from made_with(results)
 
@@ -121,6 +122,9 @@ def _compared(study: Study, results: Results) -> Iterator[Block]:
 def _regime(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
     if analysis.notes:
         yield Bullets(analysis.notes)
+    if not any(analysis.curves.values()):
+        yield Paragraph("No run is finished.")
+        return
     yield from _together(study, analysis)
     yield from _task_by_task(study, analysis)
     if any(analysis.logged.values()):
@@ -147,14 +151,15 @@ def _regime(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
 
 
 def _together(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
+    if not analysis.aggregate:
+        return
     yield Heading(3, "All tasks together")
-    if analysis.aggregate:
-        yield aggregate_table(analysis)
-        yield Paragraph(
-            "Score: 0 is the low and 1 the high return of a task. Area: mean score over the whole run, or up to the gradient "
-            "steps or the seconds of training that all runs on a task have.",
-            "soft",
-        )
+    yield aggregate_table(analysis)
+    yield Paragraph(
+        "Score: 0 is the low and 1 the high return of a task. Area: mean score over the whole run, or up to the gradient "
+        "steps or the seconds of training that all runs on a task have.",
+        "soft",
+    )
     for draw in (plots.draw_aggregate, plots.draw_profiles, plots.draw_improvement):
         picture = draw(study, analysis)
         if picture is not None:

@@ -66,17 +66,19 @@ def load(study: Study, folder: Path) -> Results:
     return results
 
 
-def bounds_of(study: Study, task: Task, results: Results) -> tuple[float, float]:
+def bounds_of(study: Study, task: Task, results: Results) -> tuple[float, float] | None:
     """
     :param study: whose results these are
     :param task: of it
     :param results: of all regimes and contestants
-    :return: the returns that count as 0 and 1: the task's, or the lowest and highest mean return of an evaluation
+    :return: the returns that count as 0 and 1: the task's, or the lowest and highest mean return of an evaluation; ``None``:
+        neither is known yet
     """
     if task.bounds is not None:
         return task.bounds
     grid = [0, *study.grid(task)]
     values = [curves_of(records, grid).returns for key, records in results.records.items() if key[2] == task.name]
-    low = min((float(each.min()) for each in values), default=0.0)
-    high = max((float(each.max()) for each in values), default=1.0)
+    if not values:
+        return None
+    low, high = min(float(each.min()) for each in values), max(float(each.max()) for each in values)
     return (low, high) if high > low else (low, low + 1.0)

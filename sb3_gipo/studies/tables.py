@@ -8,7 +8,7 @@ from sb3_gipo.studies.blocks import Block, Bullets, Table
 from sb3_gipo.studies.plan import ONLY_REGIME, Study
 from sb3_gipo.studies.results import Results
 from sb3_gipo.studies.statistics import Estimate
-from sb3_gipo.studies.wording import count, percent, target_words
+from sb3_gipo.studies.wording import count, percent, span, target_words
 
 NOTHING = "-"
 
@@ -79,8 +79,16 @@ def improvement_table(study: Study, analysis: RegimeAnalysis) -> Table:
     :param analysis: of a regime
     :return: how often a run of the candidate beats one of each other contestant
     """
-    rows = [[name, *(_with_interval(its[key], 2) for key in ("final", "area"))] for name, its in analysis.improvement.items()]
-    return Table([f"{study.candidate} is better than", "at the end", "in the area"], rows)
+
+    def said(part: float) -> str:
+        return f"{100 * part:.0f} %"
+
+    rows = [
+        [name, *(f"{said(its[key].point)}{span(its[key], said)}" for key in ("final", "area"))]
+        for name, its in analysis.improvement.items()
+    ]
+    head = f"share of pairs of runs in which {study.candidate} is better (50 %: no difference) than that of"
+    return Table([head, "at the end", "in the area"], rows)
 
 
 def savings_table(study: Study, analysis: RegimeAnalysis) -> Table:
@@ -207,8 +215,8 @@ def stability_table(analysis: RegimeAnalysis) -> Table:
 def _with_interval(estimate: Estimate | None, digits: int) -> str:
     if estimate is None:
         return NOTHING
-    point, low, high = (f"{each:,.{digits}f}" for each in estimate)
-    return f"{point} ({low} to {high})"
+    said = f"{{:,.{digits}f}}".format
+    return f"{said(estimate.point)}{span(estimate, said)}"
 
 
 def _steps(steps: float) -> str:
@@ -216,8 +224,7 @@ def _steps(steps: float) -> str:
 
 
 def _steps_with_interval(steps: Estimate, said: Callable[[float], str] = _steps) -> str:
-    # in no sample of the bootstrap either
-    return said(steps.point) if steps.low == float("inf") else f"{said(steps.point)} ({said(steps.low)} to {said(steps.high)})"
+    return f"{said(steps.point)}{span(steps, said)}"
 
 
 def _json(value: object) -> str:

@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 from sb3_gipo.studies.analysis import RegimeAnalysis
+from sb3_gipo.studies.costs import Price, amount, cost_sentences, short_cost, whole
 from sb3_gipo.studies.plan import Decision, Study
 from sb3_gipo.studies.savings import Savings
 from sb3_gipo.studies.statistics import Estimate
-from sb3_gipo.studies.wording import count, listed, percent, runs, target_words
+from sb3_gipo.studies.wording import listed, percent, plural, runs, span, target_words
 
-SWITCH, STAY, MIXED = "switch", "do not switch", "it depends on the task"
+SWITCH, STAY, POOR, MIXED = "switch", "do not switch", "not worth it", "it depends on the task"
 EARLY, UNKNOWN = "too early to say", "cannot tell"
 # The 95 % interval of fewer holds the true number far too seldom: 50, 75 and 90 times in a hundred with 2, 3 and 5.
 FEW_SEEDS = 5
@@ -16,14 +17,16 @@ FEW_SEEDS = 5
 
 class Verdict(NamedTuple):
     """
-    :param outcome: one of the five
-    :param short: a sentence
-    :param text: a paragraph
+    :param outcome: one of the six
+    :param title: the same for this candidate
+    :param short: a sentence or two, to stand below the title
+    :param text: a paragraph, in place of the short one
     :param worse: tasks on which the candidate's result is below the baseline's by its interval; none with few seeds
     :param better: tasks on which it is above
     """
 
     outcome: str
+    title: str
     short: str
     text: str
     worse: tuple[str, ...]
@@ -40,7 +43,10 @@ def decide(ratio: Estimate | None, rule: Decision) -> str:
         return UNKNOWN
     if ratio.low >= rule.at_least:
         return SWITCH
-    return STAY if ratio.high < 1 else EARLY
+    if ratio.high < 1:
+        return STAY
+    # more seeds make the interval narrower, but seldom move its end up
+    return POOR if ratio.high < rule.at_least else EARLY
 
 
 def verdict(study: Study, analysis: RegimeAnalysis) -> Verdict:
@@ -53,7 +59,7 @@ def verdict(study: Study, analysis: RegimeAnalysis) -> Verdict:
     found = analysis.savings.get(candidate)
     if found is None:
         why = _why_not(study, analysis)
-        return Verdict(UNKNOWN, f"Cannot tell. {why}", " ".join((why, *_gaps(study, analysis))), (), ())
+        return Verdict(UNKNOWN, _title(study, UNKNOWN), why, " ".join((why, *_gaps(study, analysis))), (), ())
     # of the runs that count in the ratio: those of seeds that are there on all tasks
     seeds = min(len(analysis.aggregate[name].seeds) for name in (candidate, baseline))
     # also on the tasks that do not count in the ratio: there the results at the end are all that there is
@@ -61,27 +67,73 @@ def verdict(study: Study, analysis: RegimeAnalysis) -> Verdict:
     worse = tuple(each.task for each in found.tasks if each.difference.high < 0 and clear)
     better = tuple(each.task for each in found.tasks if each.difference.low > 0 and clear)
     apart = _apart(candidate, baseline, worse, better) if clear else []
-    failed = _failed(study, analysis)
-    outcome = decide(found.ratio, study.decision)
     if found.ratio is None:
-        short = f"Cannot tell whether to switch to {candidate}: {_flat(study, found)}."
-        return Verdict(outcome, short, " ".join((short, *apart, *_few(seeds), *_gaps(study, analysis))), worse, better)
-    if seeds == 1 or failed:  # a single run is its own interval: it proves nothing
-        outcome = EARLY
-    elif (outcome == SWITCH and (found.never or worse)) or (outcome == STAY and better):
-        outcome = MIXED
-    times = f"{found.ratio.point:.2f} times ({percent(study.decision.confidence)} interval {_range(found.ratio)})"
-    needs = f"{baseline} needs {times} as many environment steps to {target_words(study)}"
-    short = {
-        SWITCH: f"Switch to {candidate}: {needs}.",
-        STAY: f"Do not switch to {candidate}: {needs}.",
-        MIXED: f"It depends on the task whether to switch to {candidate}: over all tasks {needs}, but "
-        f"{candidate} {_but(found, found.ratio, worse, better)}.",
-        EARLY: f"Too early to say whether to switch to {candidate}, {failed or 'more seeds are needed'}: {needs}.",
+        outcome, title, short = UNKNOWN, _title(study, UNKNOWN), f"{_flat(study, found)}."
+        reasons = [short]
+    else:
+        looks = decide(found.ratio, study.decision)
+        if (looks == SWITCH and (found.never or worse)) or (looks in (STAY, POOR) and better):
+            looks = MIXED
+        if seeds == 1:  # a single run is its own interval: it proves nothing
+            looks = EARLY
+        failed = _failed(study, analysis)
+        outcome = looks if clear and not failed else EARLY
+        title = _title(study, outcome, *_doubts(seeds, failed, looks))
+        main = _main(study, found, found.ratio, looks, worse, better)
+        short = " ".join((main, *short_cost(study, found)))
+        reasons = [main, *_reasons(study, found, found.ratio)]
+    text = " ".join((*reasons, *_few(seeds), *apart, *_gaps(study, analysis)))
+    return Verdict(outcome, title, short, text, worse, better)
+
+
+def _title(study: Study, outcome: str, doubts: str = "", hint: str = "") -> str:
+    whether = "" if study.candidate == study.baseline else f" whether to switch to {study.candidate}"
+    said = {
+        SWITCH: f"Switch to {study.candidate}",
+        STAY: f"Do not switch to {study.candidate}",
+        POOR: f"Switching to {study.candidate} is not worth it by your rule",
+        MIXED: f"It depends on the task{whether}",
+        EARLY: f"Too early to say{whether}",
+        UNKNOWN: f"Cannot tell{whether}",
     }[outcome]
-    reasons = (*_reasons(study, found, found.ratio), *_few(seeds))
-    text = " ".join((short, *reasons, *apart, *_gaps(study, analysis)))
-    return Verdict(outcome, short, text, worse, better)
+    return f"{said}{doubts}{hint}"
+
+
+def _doubts(seeds: int, failed: str, looks: str) -> tuple[str, str]:
+    """Why nothing is decided, in brackets, and where only seeds are lacking what it looks like."""
+    few = [f"{plural(seeds, 'seed')}; at least {FEW_SEEDS} are needed"] if seeds < FEW_SEEDS else []
+    doubts = "; ".join((*few, *([failed] if failed else [])))
+    hint = f"; so far it looks like: {looks}" if few and not failed and looks != EARLY else ""
+    return f" ({doubts})" if doubts else "", hint
+
+
+def _main(study: Study, found: Savings, ratio: Estimate, looks: str, worse: tuple[str, ...], better: tuple[str, ...]) -> str:
+    needs = _needs(study, found, ratio)
+    asked = f"even the upper end of the interval, {ratio.high:.2f}, is below the {study.decision.at_least:g} that you ask for"
+    return {
+        MIXED: f"Over all tasks {needs}, but {study.candidate} {_but(study, found, ratio, worse, better)}.",
+        POOR: f"{needs}: {asked}.",
+        EARLY: f"{needs}. More seeds are needed.",
+    }.get(looks, f"{needs}.")
+
+
+def _needs(study: Study, found: Savings, ratio: Estimate) -> str:
+    candidate, baseline, part = study.candidate, study.baseline, study.statistics.target
+    interval = "" if ratio.low == ratio.high else f"{percent(study.decision.confidence)} interval {_range(ratio)}"
+    if ratio.point == 0:
+        goal = f"to {baseline}'s final result"
+        if part < 1:
+            goal = f"{percent(part)} of the way from {baseline}'s start {goal}"
+        where = f" on {listed(found.never)}" if len(found.tasks) > 1 else ""
+        return f"{candidate} does not get {goal} within the budget{where}" + (f" (ratio 0, {interval})" if interval else "")
+    times = f"{ratio.point:.2f} times as many environment steps as {candidate}{f' ({interval})' if interval else ''}"
+    return f"{baseline} needs {times} to get {_way(study)}"
+
+
+def _way(study: Study) -> str:
+    """To the target, as the baseline goes it."""
+    part = study.statistics.target
+    return "to its own final result" if part == 1 else f"{percent(part)} of the way from its start to its own final result"
 
 
 def _why_not(study: Study, analysis: RegimeAnalysis) -> str:
@@ -94,18 +146,19 @@ def _why_not(study: Study, analysis: RegimeAnalysis) -> str:
     return f"No seed is finished on every task by {listed(lacking)}."
 
 
-def _but(found: Savings, ratio: Estimate, worse: tuple[str, ...], better: tuple[str, ...]) -> str:
+def _but(study: Study, found: Savings, ratio: Estimate, worse: tuple[str, ...], better: tuple[str, ...]) -> str:
     """What speaks against what the ratio says."""
-    if ratio.high < 1:
+    if ratio.high < study.decision.at_least:
         return f"is clearly better at the end on {', '.join(better)}"
     said = [f"never gets there on {listed(found.never)}"] if found.never else []
     return " and ".join((*said, *([f"is clearly worse at the end on {listed(worse)}"] if worse else [])))
 
 
 def _flat(study: Study, found: Savings) -> str:
-    said = "; ".join(f"{each.task}: {_signed(each.rise)}" for each in found.tasks if not each.counts)
+    rises = {each.task: each.rise for each in found.tasks if not each.counts}
+    said = "; ".join(f"{task}: {rise.point:+.4g}{span(rise, '{:+.4g}'.format)}" for task, rise in rises.items())
     return (
-        f"{study.baseline} does not clearly rise from step 0 to the end on {listed(found.flat)} (by its interval: {said}), so "
+        f"{study.baseline} does not clearly rise from step 0 to the end on {listed(found.flat)} ({said}), so "
         "there is no target whose steps could be compared"
     )
 
@@ -147,41 +200,27 @@ def _gaps(study: Study, analysis: RegimeAnalysis) -> list[str]:
 
 
 def _reasons(study: Study, found: Savings, ratio: Estimate) -> list[str]:
-    rule, number, saved, goal = study.decision, len(found.counted), found.saved_steps, target_words(study)
-    on = f"the {number} tasks together" if number > 1 else f"{found.counted[0].task}"
+    rule, number, saved = study.decision, len(found.counted), found.saved_steps
+    where = f"each of the {number} tasks" if number > 1 else found.counted[0].task
+    interval = f"; the interval is {_range(ratio)}" if ratio.low < ratio.high else ""
     said = [
         f"The rule: switch where even the lower end of the interval is at least {rule.at_least:g}, and {study.candidate} gets "
-        "there on every task and is clearly worse on none; do not where the upper end is below 1 and it is clearly better on "
-        f"none; the interval is {_range(ratio)}.",
-        f"{study.baseline} takes {count(found.baseline_steps.point)} steps on {on} to {goal}; with {study.candidate} it is "
-        f"{_amount(saved, 1, 'steps', ' fewer')}.",
-        *_costs(rule, saved),
+        f"there on every task and is clearly worse on none; do not where the upper end is below {rule.at_least:g} and it is "
+        f"clearly better on none; decide nothing with less than {FEW_SEEDS} seeds{interval}.",
+        f"In one training run on {where} {study.baseline} takes {whole(found.baseline_steps.point)} steps to get "
+        f"there; with {study.candidate} it is {amount(saved, Price('', 1, 'steps'))} "
+        f"{'more' if saved.point < 0 else 'fewer'}.",
+        *cost_sentences(study, found),
     ]
     if found.never:
         said.append(
-            f"{study.candidate} never reaches {goal} on {', '.join(found.never)}: that counts as a ratio of 0, and in the "
-            "steps as if it had taken the whole budget, although it would take more."
+            f"{study.candidate} never reaches {target_words(study)} on {', '.join(found.never)}: that counts as a ratio of 0, "
+            "and in the steps as if it had taken the whole budget, although it would take more."
         )
     if found.flat:
         said.append(f"Not in these numbers: {_flat(study, found)}.")
     if number < len(study.tasks):
         said.append(f"This is of {number} of the {len(study.tasks)} tasks.")
-    return said
-
-
-def _costs(rule: Decision, saved: Estimate) -> list[str]:
-    """Of the collection, where the study says what it costs."""
-    said = []
-    if rule.steps_per_hour is not None:
-        hours = _change(saved, 1 / rule.steps_per_hour, "hours")
-        money = ""
-        if rule.money_per_hour is not None:
-            by = rule.money_per_hour / rule.steps_per_hour
-            money = f", at {rule.money_per_hour:g} {rule.currency} an hour {_amount(saved, by, rule.currency)}"
-        said.append(f"At {rule.steps_per_hour:,.0f} steps an hour that {hours} of collection{money}.")
-    if rule.money_per_step is not None:
-        money = _change(saved, rule.money_per_step, rule.currency)
-        said.append(f"At {rule.money_per_step:g} {rule.currency} a step that {money}.")
     return said
 
 
@@ -194,21 +233,5 @@ def _apart(candidate: str, baseline: str, worse: tuple[str, ...], better: tuple[
     return said or [f"At the end of the budget no task tells the results of {candidate} and {baseline} apart."]
 
 
-def _signed(estimate: Estimate) -> str:
-    return f"{estimate.low:+.4g} to {estimate.high:+.4g}"
-
-
 def _range(estimate: Estimate) -> str:
     return f"{estimate.low:.2f} to {estimate.high:.2f}"
-
-
-def _change(saved: Estimate, by: float, unit: str) -> str:
-    return f"{'saves' if saved.point >= 0 else 'costs'} {_amount(saved, by, unit)}"
-
-
-def _amount(saved: Estimate, by: float, unit: str, fewer: str = "") -> str:
-    """What is saved, or where that is negative, what it takes more: then the interval is of that too."""
-    word, (point, low, high) = fewer, saved
-    if saved.point < 0:
-        word, point, low, high = " more", -saved.point, -saved.high, -saved.low
-    return f"{count(point * by)} {unit}{word} ({count(low * by)} to {count(high * by)})"

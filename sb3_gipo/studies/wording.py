@@ -1,11 +1,12 @@
 """Words and numbers that the decision, the tables and the drawings of a report share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sb3_gipo.studies.plan import Study
+from sb3_gipo.studies.statistics import Estimate
 
 
 def target_words(study: Study) -> str:
@@ -39,12 +40,30 @@ def count(number: float) -> str:
     return np.format_float_positional(float(f"{number:.2g}") + 0.0, trim="-")
 
 
+def span(estimate: Estimate, said: Callable[[float], str]) -> str:
+    """
+    :param estimate: of anything
+    :param said: how a number of it is written
+    :return: its interval in brackets; nothing where it has no width: that is of a single run, or of runs that are all the same
+    """
+    return "" if estimate.low == estimate.high else f" ({said(estimate.low)} to {said(estimate.high)})"
+
+
+def plural(number: int, thing: str) -> str:
+    """
+    :param number: of things
+    :param thing: the word for one of them, which takes an s
+    :return: number and word
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def runs(number: int) -> str:
     """
     :param number: of runs
     :return: in words
     """
-    return f"{number} run{'' if number == 1 else 's'}"
+    return plural(number, "run")
 
 
 def listed(items: Sequence[str]) -> str:

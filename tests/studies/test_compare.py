@@ -109,12 +109,10 @@ def test_killed_and_taken_up_again(tmp_path: Path) -> None:
 
     done = subprocess.run(command(Path("x")), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr  # one failed
-    assert "3 runs: 2 finished or failed before, 1 to do." in done.stdout
+    assert "3 runs: 1 finished before, 1 failed before (--retry makes failed ones again), 1 to do." in done.stdout
     assert "PPO, seed 1: return" in done.stdout
     assert "Runs missing from the report: 1 failed" in done.stdout
-    assert (
-        done.stdout.rstrip().splitlines()[-1].startswith("Too early to say whether to switch to GIPO, more seeds are needed")
-    )
+    assert "Too early to say whether to switch to GIPO (1 seed; at least 5 are needed).\n" in done.stdout
     assert ((gipo / room.RECORD).read_bytes(), (gipo / room.RECORD).stat().st_mtime_ns) == finished
     failure = json.loads((broken / room.FAILURE).read_text())
     assert failure["error"] == "RuntimeError: the gripper is on fire"
@@ -149,7 +147,7 @@ def test_report_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["compare", str(path), "--folder", str(tmp_path / "x"), "--report"]) == 1
     printed = capsys.readouterr().out
     assert "Runs missing from the report: 1 not finished" in printed
-    assert "Too early to say." in printed
+    assert "Too early to say whether to switch to GIPO (1 seed; at least 5 are needed).\n" in printed
     assert (tmp_path / "x" / "report.html").is_file()
 
 
@@ -159,7 +157,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
     write(tmp_path / "x", of, lambda run: line(run, 300))
     out = io.StringIO()
     assert compare(path, tmp_path / "x", console=Console(file=out, width=200)) == 0
-    assert "3 runs: 3 finished or failed before, 0 to do." in out.getvalue()
+    assert "3 runs: 3 finished before, 0 to do." in out.getvalue()
 
 
 def test_records_of_other_settings(tmp_path: Path) -> None:
@@ -230,7 +228,7 @@ def test_a_contestant_without_regimes_is_trained_once(tmp_path: Path, monkeypatc
     monkeypatch.setattr(conduct, "run_all", end)
     out = io.StringIO()
     assert compare(path, tmp_path / "x", console=Console(file=out, width=200)) == 1
-    assert "5 runs: 0 finished or failed before, 5 to do." in out.getvalue()
+    assert "5 runs: 0 finished before, 5 to do." in out.getvalue()
     assert "Runs missing from the report: 2 failed" in out.getvalue()
     found = load(of, tmp_path / "x")
     assert found.records["a", "PPO", "CartPole-v1"] == found.records["b", "PPO", "CartPole-v1"] != []
@@ -350,7 +348,7 @@ def test_only(tmp_path: Path) -> None:
     write(tmp_path / "x", of, lambda run: line(run, 300) if run.contestant == "PPO" else None)
     out = io.StringIO()
     compare(path, tmp_path / "x", only=["PPO", "CartPole-v1"], console=Console(file=out, width=200))
-    assert "1 runs: 1 finished or failed before, 0 to do." in out.getvalue()
+    assert "1 run: 1 finished before, 0 to do." in out.getvalue()
     with pytest.raises(StudyError, match=r"no 'PP0'.*Did you mean 'PPO'"):
         compare(path, tmp_path / "x", only=["PP0"])
 
@@ -372,10 +370,33 @@ def test_how_runs_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conduct, "check_buildable", lambda runs: None)
     out = io.StringIO()
     assert compare(path, tmp_path / "x", jobs=3, console=Console(file=out, width=200)) == 1
-    assert "1 runs were killed from outside; the same command makes them again." in out.getvalue()
+    assert "1 run was killed from outside; the same command makes it again." in out.getvalue()
     failure = json.loads((broken / room.FAILURE).read_text())
     assert (failure["error"], failure["last_lines"]) == ("It ended with exit code 2", "Segmentation fault")
     assert [run.contestant for run in room.waiting(tmp_path / "x", of.runs(), retry=False)] == ["GIPO"]
+
+
+def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C tells what is kept and how to go on; runs that failed are told apart from finished ones."""
+    path, of = known(tmp_path)
+    write(tmp_path / "x", of, lambda run: line(run, 300) if run.contestant == "PPO" else None)
+    broken = of.runs()[1]
+    room.place(tmp_path / "x", broken).mkdir()
+    room.fail(room.place(tmp_path / "x", broken), broken.configuration, "no", "")
+
+    def interrupt(jobs: list[Job], at_once: int, look: Callable[[], None]) -> list[int]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conduct, "run_all", interrupt)
+    monkeypatch.setattr(conduct, "check_buildable", lambda runs: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["compare", str(path), "--folder", str(tmp_path / "x")]) == 130
+    printed = capsys.readouterr().out
+    assert "3 runs: 1 finished before, 1 failed before (--retry makes failed ones again), 1 to do." in printed
+    kept = "Interrupted. 1 of 3 runs is finished and kept; the same command makes the rest, --report shows what is there."
+    assert kept in printed
+    with room.locked(tmp_path / "x"):  # it is free
+        pass
 
 
 @pytest.mark.parametrize(

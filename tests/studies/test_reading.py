@@ -15,7 +15,7 @@ import yaml
 from sb3_gipo import GIPO, defaults
 from sb3_gipo.studies.checking import StudyError, as_number
 from sb3_gipo.studies.contestants import argument_defaults, find_algorithm, package_defaults
-from sb3_gipo.studies.plan import Study
+from sb3_gipo.studies.plan import Decision, Evaluations, Statistics, Study
 from sb3_gipo.studies.reading import make_study, read_study
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +179,10 @@ def test_defaults_that_json_does_not_know() -> None:
             {"decision": {"money_per_hour": 3, "steps_per_hour": 9, "money_per_step": 1}},
             "money_per_hour and money_per_step: give one of them",
         ),
+        (
+            {"decision": {"at_least": 0.9}},
+            "at_least in decision is 0.9; it must be a number of at least 1. It is how many times",
+        ),
         ({"decision": {"money_per_steps": 3}}, "Did you mean 'money_per_step'"),
         ({"statistics": {"succes": 0.9}}, "Did you mean 'success'"),
         ({"statistics": {"success": 90}}, "success in statistics is 90; it must be a number above 0, at most 1"),
@@ -329,6 +333,28 @@ def test_the_example_is_a_study() -> None:
 
 def test_the_study_of_the_documentation() -> None:
     """What the page shows is a study."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    study = make_study(Path("page.yaml"), yaml.safe_load(block))
+    small, whole, tuned = (
+        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    )
+    study = make_study(Path("page.yaml"), whole)
     assert (study.baseline, study.candidate) == ("PPO tuned", "GIPO")
+    assert len(make_study(Path("small.yaml"), small).runs()) == 6
+    study = make_study(Path("tuned.yaml"), {**small, **tuned})
+    assert [each.settings["gamma"] for each in study.contestants] == [0.98] * 3
+
+
+def test_what_the_page_calls_defaults_are() -> None:
+    """Of every line that says so."""
+    _, text, _ = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    marked = [line for line in text.splitlines() if "(default)" in line or "(defaults)" in line]
+    found: dict[str, Any] = {}
+    for line in marked:
+        found |= yaml.safe_load(line.strip())
+    normalized = [each.normalize for each in changed(normalize=found.pop("normalize")).contestants]
+    assert normalized == [each.normalize for each in changed().contestants]
+    assert found.pop("seeds") == len(changed(seeds=5).seeds) == 5
+    assert found.pop("evaluations") == vars(Evaluations())
+    assert set(found) == {"at_least", "confidence", "reps", "last", "target"}
+    assert found.items() <= (vars(Decision()) | vars(Statistics())).items()
+    assert 'default: "money units"' in text
+    assert Decision().currency == "money units"

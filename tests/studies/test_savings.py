@@ -11,7 +11,7 @@ from sb3_gipo.studies.curves import Curves
 from sb3_gipo.studies.plan import Decision
 from sb3_gipo.studies.savings import savings
 from sb3_gipo.studies.statistics import Estimate, Sampling
-from sb3_gipo.studies.verdict import EARLY, STAY, SWITCH, decide
+from sb3_gipo.studies.verdict import EARLY, POOR, STAY, SWITCH, decide
 from tests.studies.synthetic import curves
 
 SAMPLING = Sampling(reps=300)
@@ -188,8 +188,17 @@ def test_a_better_candidate_saves_more(seed: int, up: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "outcome"), [(1.3, 2, SWITCH), (1.29, 9, EARLY), (0.5, 1.0, EARLY), (0.5, 0.99, STAY), (0, 0, STAY)]
+    ("low", "high", "outcome"),
+    [
+        (1.3, 2, SWITCH),
+        (1.29, 9, EARLY),
+        (0.5, 1.3, EARLY),
+        (0.5, 1.29, POOR),
+        (0.5, 1.0, POOR),
+        (0.5, 0.99, STAY),
+        (0, 0, STAY),
+    ],
 )
 def test_rule(low: float, high: float, outcome: str) -> None:
-    """Switch where the lower end is at least what was asked for, stay where the upper end is below 1."""
+    """Switch where the lower end is at least what was asked for, do not where the upper end is below that, or even below 1."""
     assert decide(Estimate((low + high) / 2, low, high), Decision(at_least=1.3)) == outcome
