@@ -210,6 +210,17 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
         assert (tmp_path / link).is_file()
 
 
+def test_one_end_in_drawings_and_tables(tmp_path: Path) -> None:
+    """The mean of the last evaluations, here of 72 and 80, not the last of them."""
+    of = study(tasks=[{"id": "CartPole-v1", "name": "lift", "low": 0, "high": 100}], statistics={"reps": 100, "last": 2})
+    reported(tmp_path, of, lambda run: line(run, 1000, 0.0))
+    text = (tmp_path / "report.md").read_text()
+    assert "GIPO ends at 0.760; PPO ends at 0.760." in text
+    assert "| GIPO | 5 | 0.760 |" in text
+    assert "GIPO ends at 76; PPO ends at 76." in text
+    assert "| GIPO | 5 | 76.0 |" in text
+
+
 def test_the_same_report_twice(tmp_path: Path) -> None:
     """To the last byte."""
     of = study()
