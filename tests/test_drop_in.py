@@ -430,12 +430,12 @@ def test_policy_is_in_training_mode_during_the_update() -> None:
     original = model.policy.evaluate_actions
     model.policy.evaluate_actions = lambda obs, actions: (modes.append(model.policy.training), original(obs, actions))[1]
     model.learn(32)
-    assert modes == [False] + [True] * 16
+    assert modes == [False] + [True] * 4
 
 
 def test_gradients_are_clipped() -> None:
     """The norm that reaches the optimizer is at most ``max_grad_norm``; the logged one is from before."""
-    model = GIPO("MlpPolicy", make_env(), **SMALL, max_grad_norm=0.01)
+    model = GIPO("MlpPolicy", make_env(), **SMALL, max_grad_norm=0.01, critic_lr_factor=1.0)  # else the critic's is apart
     norms: list[float] = []
     step = model.policy.optimizer.step
 
@@ -445,7 +445,7 @@ def test_gradients_are_clipped() -> None:
 
     model.policy.optimizer.step = spy
     model.learn(64, log_interval=10**6)
-    assert len(norms) == 32
+    assert len(norms) == 8
     assert max(norms) <= 0.01 + 1e-6
     assert model.logger.name_to_value["train/grad_norm"] > 0.01
 

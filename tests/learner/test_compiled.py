@@ -82,7 +82,7 @@ def assert_same_run(tolerance: float = 2e-5, **kwargs: Any) -> GIPO:
         {"action": "discrete", **ON_POLICY, "surrogate": "ppo_clip"},
         {"action": "multidiscrete", "observation": "dict", "ratio_level": "dimension"},
         {"action": "multibinary", "observation": "float64", "surrogate": "sapo", "ent_coef": 0.1},
-        {"observation": "image", "clip_range_vf": 0.2, "batch_size": 16, "learning_rate": 1e-3},
+        {"observation": "image", "clip_range_vf": 0.2, "batch_size": 16, "gradient_steps": 16, "learning_rate": 1e-3},
         {"use_sde": True, "policy_kwargs": {"squash_output": True}},
     ],
     ids=["box", "discrete", "dict", "multibinary", "image", "gSDE"],
