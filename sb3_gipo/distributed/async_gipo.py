@@ -190,10 +190,11 @@ class AsyncGIPO(GIPO):
             before = time.perf_counter()
             found = self._actors.drain(not self._may_train(new=False), at_most)
             self._accounts.waited(time.perf_counter() - before)
-            for collected in found:
+            for collected in found:  # first all of them: a callback that stops loses nothing that has arrived
                 self._accounts.arrived(collected, self.policy_version)
-                if not self._take(collected, callback):
-                    return False
+                self._keep(collected)
+            if not all(self._tell(collected, callback) for collected in found):
+                return False
             enough = self._may_train(new=bool(found))
         callback.on_rollout_end()
         self._report(self._actors.facts())
@@ -228,12 +229,14 @@ class AsyncGIPO(GIPO):
         self._drawn += (self.n_gradient_steps - before) * self.batch_size
         self._accounts.updated()
 
-    def _take(self, collected: Collected, callback: BaseCallback) -> bool:
-        """Store a rollout, then tell SB3 and its callbacks of each of its steps, as if it were collected now."""
+    def _keep(self, collected: Collected) -> None:
         self._merge_statistics(collected)
+        self._store_rollout(collected.rollout)
+        self._taken += collected.rollout.size
+
+    def _tell(self, collected: Collected, callback: BaseCallback) -> bool:
+        """Tell SB3 and its callbacks of each step of a rollout, as if it were collected now."""
         rollout = collected.rollout
-        self._store_rollout(rollout)
-        self._taken += rollout.size
         infos: list[list[dict[str, Any]]] = [[{} for _ in range(rollout.n_envs)] for _ in range(rollout.n_steps)]
         for end in collected.ends:
             infos[end.step][end.environment] = end.info
