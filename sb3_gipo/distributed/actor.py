@@ -117,7 +117,7 @@ class Actor:
         assert self._model.env is not None
         self._model.policy_version = NOTHING_TAKEN
         self._normalizer = Normalizer(self._model.env)
-        self._known = published.statistics_of(self._normalizer)  # what the learner knows of what was seen here
+        self._known = self._normalizer.statistics()  # what the learner knows of what was seen here
         self._ends = _Ends()
         # after the recorder, which has noted by then with which version the step was made
         pulls = [_Pull(self._take_offered)] if plan.pull == "step" else []
@@ -145,7 +145,7 @@ class Actor:
         self._model.policy_version = weights.version
         if weights.statistics is None or self._known is None:
             return
-        seen = published.statistics_of(self._normalizer)
+        seen = self._normalizer.statistics()
         assert seen is not None
         self._normalizer.restore(moments.merge(weights.statistics, self._known, seen))
         self._known = weights.statistics
@@ -163,7 +163,7 @@ class Actor:
         assert model.collected is not None
         rollout = dataclasses.replace(model.collected, actor_id=self.index)
         model.collected = None
-        before, self._known = self._known, published.statistics_of(self._normalizer)
+        before, self._known = self._known, self._normalizer.statistics()
         self._ended = time.perf_counter()
         return Collected(rollout, self._ends.ends, before, self._known, self.version, self._ended - start, idle)
 

@@ -252,7 +252,7 @@ class AsyncGIPO(GIPO):
 
     def _merge_statistics(self, collected: Collected) -> None:
         normalizer = Normalizer(self.env)
-        present = published.statistics_of(normalizer)
+        present = normalizer.statistics()
         if present is not None and collected.before is not None and collected.after is not None:
             normalizer.restore(moments.merge(present, collected.before, collected.after))
 

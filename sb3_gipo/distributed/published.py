@@ -1,12 +1,12 @@
 """What the learner gives its actors: the policy as arrays, its version, and the statistics to normalise with."""
 
-import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_gipo.learner.lagged import tensors_of
 from sb3_gipo.rollouts.normalization import Normalizer
 
 
@@ -25,8 +25,8 @@ def publish(policy: ActorCriticPolicy, version: int, normalizer: Normalizer) -> 
     :param normalizer: of the learner's environment
     :return: a copy that later updates leave alone
     """
-    tensors = [tensor.detach().cpu().numpy().copy() for tensor in _tensors(policy)]
-    return Published(version, tensors, statistics_of(normalizer))
+    tensors = [tensor.detach().cpu().numpy().copy() for tensor in tensors_of(policy)]
+    return Published(version, tensors, normalizer.statistics())
 
 
 def take(policy: ActorCriticPolicy, published: Published) -> None:
@@ -35,20 +35,5 @@ def take(policy: ActorCriticPolicy, published: Published) -> None:
     :param published: what it is to be
     """
     with th.no_grad():
-        for tensor, array in zip(_tensors(policy), published.tensors, strict=True):
+        for tensor, array in zip(tensors_of(policy), published.tensors, strict=True):
             tensor.copy_(th.from_numpy(array))
-
-
-def statistics_of(normalizer: Normalizer) -> dict[str, Any] | None:
-    """
-    :param normalizer: of an environment
-    :return: a copy of the running statistics that all environments share; ``None`` without ``VecNormalize``
-    """
-    if normalizer.vec_normalize is None:
-        return None
-    found = {name: getattr(normalizer.vec_normalize, name, None) for name in ("obs_rms", "ret_rms")}
-    return {name: copy.deepcopy(value) for name, value in found.items() if value is not None}
-
-
-def _tensors(policy: ActorCriticPolicy) -> list[th.Tensor]:
-    return [*policy.parameters(), *policy.buffers()]

@@ -40,7 +40,7 @@ class LaggedActing:
         """
         if self._past and self._past[-1][0] >= version:
             return
-        self._past.append((version, [tensor.detach().clone() for tensor in _tensors(policy)]))
+        self._past.append((version, [tensor.detach().clone() for tensor in tensors_of(policy)]))
 
     def __call__(self, policy: ActorCriticPolicy) -> "LaggedActing":
         """
@@ -67,7 +67,7 @@ class LaggedActing:
 
     def _with_past(self, method: Callable[..., Any]) -> Callable[..., Any]:
         assert self._policy is not None
-        tensors = _tensors(self._policy)
+        tensors = tensors_of(self._policy)
         past = [then.to(now.device) for then, now in zip(self._past[0][1], tensors, strict=True)]
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -83,5 +83,9 @@ class LaggedActing:
         return call
 
 
-def _tensors(policy: ActorCriticPolicy) -> list[th.Tensor]:
+def tensors_of(policy: ActorCriticPolicy) -> list[th.Tensor]:
+    """
+    :param policy: of any kind
+    :return: all that makes it act as it does: parameters, then buffers
+    """
     return [*policy.parameters(), *policy.buffers()]

@@ -26,7 +26,7 @@ from sb3_gipo.rollouts.types import Observation, map_observation, observation_pa
 _PASS_OBSERVATIONS_ON = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage)
 _PASS_REWARDS_ON = (*_PASS_OBSERVATIONS_ON, VecFrameStack, VecExtractDictObs)
 _OF_EACH_ENV = ("returns", "old_obs")  # discounted returns, latest raw observation
-_STATE = ("obs_rms", "ret_rms", *_OF_EACH_ENV)
+_STATISTICS = ("obs_rms", "ret_rms")  # running means and variances, of all environments together
 
 
 class Normalizer:
@@ -147,9 +147,18 @@ class Normalizer:
         """
         :return: a copy of the running statistics, or ``None`` without ``VecNormalize``
         """
+        return self._copies(*_STATISTICS, *_OF_EACH_ENV)
+
+    def statistics(self) -> dict[str, Any] | None:
+        """
+        :return: of :meth:`state` what all environments share, also those elsewhere that are normalised alike
+        """
+        return self._copies(*_STATISTICS)
+
+    def _copies(self, *names: str) -> dict[str, Any] | None:
         if self.vec_normalize is None:
             return None
-        return {name: copy.deepcopy(getattr(self.vec_normalize, name)) for name in _STATE if hasattr(self.vec_normalize, name)}
+        return {name: copy.deepcopy(getattr(self.vec_normalize, name)) for name in names if hasattr(self.vec_normalize, name)}
 
     def restore(self, state: dict[str, Any] | None) -> None:
         """
