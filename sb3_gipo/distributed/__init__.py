@@ -1,5 +1,7 @@
 """Asynchronous actors and a learner; see :class:`AsyncGIPO`."""
 
 from sb3_gipo.distributed.async_gipo import AsyncGIPO
+from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
+from sb3_gipo.distributed.lag_watch import LagGrowsWarning
 
-__all__ = ["AsyncGIPO"]
+__all__ = ["AsyncEvalCallback", "AsyncGIPO", "LagGrowsWarning"]

@@ -17,6 +17,7 @@ class BackendFacts(NamedTuple):
     queue: int  # finished rollouts that wait to be taken
     restarts: int = 0
     lost_rollouts: int = 0  # half-made when their actor failed
+    object_store_mb: float = 0.0  # shared memory in use: rollouts on their way, weights
 
 
 class Accounts:

@@ -32,6 +32,7 @@ class ActorPlan:
     :param settings: arguments of GIPO that matter to who acts: ``n_steps``, ``policy_kwargs``, gSDE, ``ratio_level``...
     :param seed: of the run
     :param pull: when an actor takes a policy it is offered: before its next ``"rollout"``, or before its next ``"step"``
+    :param life: how often all actors of the run were made before
     """
 
     make_env: Callable[[int, int], VecEnv]
@@ -39,6 +40,7 @@ class ActorPlan:
     settings: dict[str, Any]
     seed: int | None = None
     pull: Pull = "rollout"
+    life: int = 0
 
 
 class EpisodeEnd(NamedTuple):

@@ -3,32 +3,38 @@
 import io
 import pathlib
 import time
-from collections.abc import Callable
+import warnings
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-import gymnasium as gym
+import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo import settings
 from sb3_gipo.distributed import backends, moments, published
 from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
 from sb3_gipo.distributed.backend import Backend
-from sb3_gipo.distributed.stub import AbsentVecEnv
+from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, model_in, replay_in
+from sb3_gipo.distributed.environments import EnvFactory, make_actor_envs, make_evaluation_envs, seed_of, stand_in
+from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
+from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
+from sb3_gipo.distributed.faults import ActorsFailedError
+from sb3_gipo.distributed.lag_watch import LagGrowsWarning, LagWatch
 from sb3_gipo.gipo import GIPO
 from sb3_gipo.rollouts.normalization import Normalizer
 
 SelfAsyncGIPO = TypeVar("SelfAsyncGIPO", bound="AsyncGIPO")
-EnvFactory = Callable[[], gym.Env[Any, Any]]
-# Of GIPO's arguments those that matter to who acts.
 SETTLED = 20  # iterations after which it is said what the bottleneck is
+LAG_PATIENCE = 10  # times that the lag of an actor grows beyond what its queue explains
+EVALUATION = 1_000_003  # in place of the number of an actor, for the seed of evaluations
+TERMINATED = 128 + 15  # exit code after SIGTERM, as of a shell
+# Of GIPO's arguments those that matter to who acts.
 ACTING = ("n_steps", "gamma", "gae_lambda", "use_sde", "sde_sample_freq", "policy_kwargs", "ratio_level", "target", "compile")
 
 
@@ -56,6 +62,9 @@ class AsyncGIPO(GIPO):
     :param actor_resources: what an actor needs, arguments of ``ray.remote``, such as ``{"num_cpus": 2}``
     :param hang_seconds: an actor without a rollout for so long is started again
     :param max_failures: failures of an actor in a row, without a rollout in between, at which training stops
+    :param checkpoint_path: folder in which the learner leaves itself, with its replay, every so often, at the end, on SIGTERM
+        (after which it ends) and when its actors fail, each time whole or not at all; see :meth:`resume`. ``None``: nowhere
+    :param checkpoint_seconds: between two checkpoints
     :param kwargs: further arguments of :class:`GIPO`
     """
 
@@ -79,6 +88,8 @@ class AsyncGIPO(GIPO):
         actor_resources: dict[str, Any] | None = None,
         hang_seconds: float = 300.0,
         max_failures: int = 5,
+        checkpoint_path: str | pathlib.Path | None = None,
+        checkpoint_seconds: float = 600.0,
         **kwargs: Any,
     ) -> None:
         self.num_actors, self.envs_per_actor = num_actors, envs_per_actor
@@ -86,12 +97,17 @@ class AsyncGIPO(GIPO):
         self.backend, self.lag = backend, lag
         self.ray_address, self.actor_resources = ray_address, actor_resources
         self.hang_seconds, self.max_failures = hang_seconds, max_failures
+        self.checkpoint_path = None if checkpoint_path is None else str(checkpoint_path)
+        self.checkpoint_seconds = checkpoint_seconds
         self.normalize = {} if normalize is True else normalize or None
         self.env_kwargs = env_kwargs
         self._env_source = env
         self._actors: Backend | None = None
         self._published_version = -1
         self._drawn = self._taken = 0
+        self._lives = 0  # how often actors were made: each time they see other episodes
+        self._goes_on_from: str | None = None  # folder of checkpoints that are this run's own
+        self.terminated = False  # by SIGTERM: `learn` ends as soon as what it does is done
         self._check_own_arguments()
         if rollout_length is not None:
             kwargs["n_steps"] = rollout_length
@@ -102,6 +118,7 @@ class AsyncGIPO(GIPO):
             settings.check_at_least(name, getattr(self, name), 1, integer=True)
         settings.check_at_least("lag", self.lag, 0, integer=True)
         settings.check_above("hang_seconds", self.hang_seconds, 0)
+        settings.check_above("checkpoint_seconds", self.checkpoint_seconds, 0)
         settings.check_choice("backend", self.backend, ("ray", "serial"))
         settings.check_choice("pull", self.pull, ("rollout", "step"))
         if self.replay_ratio not in (None, "max"):
@@ -117,30 +134,70 @@ class AsyncGIPO(GIPO):
     # ---------------------------------------------------------------- environments
 
     def _stand_in(self, source: str | EnvFactory) -> VecEnv:
-        one = make_vec_env(source, 1, env_kwargs=self.env_kwargs)
-        spaces = one.observation_space, one.action_space
-        one.close()
-        absent: VecEnv = AbsentVecEnv(self.envs_per_actor, *spaces)
-        # it sees nothing itself: the actors do
-        return absent if self.normalize is None else VecNormalize(absent, training=False, **self.normalize)
+        return stand_in(source, self.env_kwargs, self.normalize, self.envs_per_actor)
 
-    def _plan(self) -> ActorPlan:
+    def _acting(self, n_envs: int, n_steps: int) -> dict[str, Any]:
+        """Arguments of a model that acts. It keeps nothing, but that there is a replay decides what is recorded."""
+        size = n_steps * n_envs
+        own = {name: getattr(self, name) for name in ACTING}
+        return own | {"n_steps": n_steps, "batch_size": size, "replay_capacity": size}
+
+    def _source(self) -> str | EnvFactory:
         if self._env_source is None:
             raise ValueError("There are no environments: give `env` to `AsyncGIPO.load`, an id or a function that makes one.")
-        size = self.n_steps * self.envs_per_actor  # nothing is kept, but that there is a replay decides what is recorded
-        acting = {name: getattr(self, name) for name in ACTING} | {"batch_size": size, "replay_capacity": size}
-        numbers = self.num_actors, self.envs_per_actor
-        make_env = partial(_make_envs, self._env_source, self.env_kwargs, self.normalize, self.seed, *numbers)
-        return ActorPlan(make_env, self.policy_class, acting, self.seed, self.pull)  # type: ignore[arg-type]
+        return self._env_source
+
+    def _plan(self) -> ActorPlan:
+        numbers = self.envs_per_actor, self._lives
+        make_env = partial(make_actor_envs, self._source(), self.env_kwargs, self.normalize, self.seed, *numbers)
+        acting = self._acting(self.envs_per_actor, self.n_steps)
+        return ActorPlan(make_env, self.policy_class, acting, self.seed, self.pull, self._lives)  # type: ignore[arg-type]
+
+    def start_evaluator(self, callback: AsyncEvalCallback) -> EvaluationSource:
+        """
+        :param callback: with its arguments
+        :return: who evaluates, beside the training
+        """
+        assert self._actors is not None
+        seed = callback.seed
+        if seed is None and self.seed is not None:
+            seed = seed_of(self.seed, EVALUATION)
+        kwargs = self.env_kwargs if callback.eval_env_kwargs is None else callback.eval_env_kwargs
+        make_env = partial(make_evaluation_envs, callback.eval_env, kwargs, self.normalize, seed, callback.n_eval_envs)
+        how = callback.n_eval_episodes, callback.deterministic, seed
+        acting = self._acting(callback.n_eval_envs, n_steps=2)
+        return self._actors.evaluator(EvaluationPlan(make_env, self.policy_class, acting, *how))  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------- collect
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._check_checkpoints()
         found = super()._setup_learn(*args, **kwargs)
         self._accounts, self._iterations = Accounts(time.perf_counter), 0
+        self._lag_watch = LagWatch(self.max_queue + LAG_PATIENCE)
+        self._latest_checkpoint = time.monotonic()
         if self._actors is None:
             self._actors = backends.make(self)
+            self._lives += 1
+            if self.verbose >= 1:
+                print(self._describe())
+        if self.checkpoint_path is not None:
+            self._sigterm.listen()  # only now: Ray has a handler of its own, which ends everything at once
         return found
+
+    def _describe(self) -> str:
+        where = 'in this process (`backend="serial"`)' if self.backend == "serial" else "in processes of Ray"
+        if self.replay_ratio is None:
+            update = "for every rollout"
+        elif self.replay_ratio == "max":
+            update = "as fast as possible"
+        else:
+            update = f"whenever {self.replay_ratio} transitions may be drawn for each one collected"
+        return (
+            f"{self.num_actors} actors of {self.envs_per_actor} environments each, {where}; rollouts of "
+            f"{self.n_steps * self.envs_per_actor} steps, an update {update}, a policy published every "
+            f"{self.publish_every} updates."
+        )
 
     def _make_recorder(self) -> BaseCallback:
         return _Silent()  # what is recorded is recorded by the actors, and looked at there
@@ -165,11 +222,18 @@ class AsyncGIPO(GIPO):
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
         """
+        self.terminated, self._sigterm = False, Sigterm(self._terminate)
         try:
-            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            self._write_checkpoint()
+            if self.terminated:  # during the very last update
+                raise SystemExit(TERMINATED)
         except BaseException:  # Ctrl-C too
             self.close()
             raise
+        finally:
+            self._sigterm.stop()
+        return self
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -182,18 +246,17 @@ class AsyncGIPO(GIPO):
         """
         assert self._actors is not None
         start = time.perf_counter()
+        if time.monotonic() - self._latest_checkpoint >= self.checkpoint_seconds:
+            self._write_checkpoint()
         self._publish(self._actors)
         callback.on_rollout_start()
         at_most = 1 if self.replay_ratio is None else self.num_actors * self.max_queue
         enough = False
         while not enough:
-            before = time.perf_counter()
-            found = self._actors.drain(not self._may_train(new=False), at_most)
-            self._accounts.waited(time.perf_counter() - before)
+            found = self._drain(self._actors, at_most)
             for collected in found:  # first all of them: a callback that stops loses nothing that has arrived
-                self._accounts.arrived(collected, self.policy_version)
                 self._keep(collected)
-            if not all(self._tell(collected, callback) for collected in found):
+            if not self._tell_of(found, callback):
                 return False
             enough = self._may_train(new=bool(found))
         callback.on_rollout_end()
@@ -201,10 +264,28 @@ class AsyncGIPO(GIPO):
         self.logger.record("time/collect", time.perf_counter() - start)
         return True
 
+    def _drain(self, actors: Backend, at_most: int) -> list[Collected]:
+        """Between two updates, so that whatever ends the run here finds a model and a replay that belong together."""
+        before = time.perf_counter()
+        if self.terminated:
+            self._write_checkpoint()
+            raise SystemExit(TERMINATED)
+        try:
+            found = actors.drain(not self._may_train(new=False), at_most)
+        except ActorsFailedError:
+            self._write_checkpoint()
+            raise
+        self._accounts.waited(time.perf_counter() - before)
+        return found
+
     def _report(self, facts: BackendFacts) -> None:
         found = self._accounts.report(facts)
         for key, value in found.items():
             self.logger.record(key, value)
+        if self.replay_buffer is not None and len(self.replay_buffer) > 0:
+            stored = self.replay_buffer.gather("policy_version", np.arange(len(self.replay_buffer)))
+            self.logger.record("replay/version_gap_mean", self.policy_version - float(stored.mean()))
+            self.logger.record("replay/version_gap_max", self.policy_version - int(stored.min()))
         self._iterations += 1
         if self._iterations == SETTLED and self.verbose >= 1 and self.backend != "serial":
             print(bottleneck(found["async/learner_wait"], found.get("async/actor_wait", 0.0)))
@@ -230,9 +311,21 @@ class AsyncGIPO(GIPO):
         self._accounts.updated()
 
     def _keep(self, collected: Collected) -> None:
+        self._accounts.arrived(collected, self.policy_version)
+        late = self._lag_watch.arrived(collected.rollout.actor_id, collected.version, self._published_version)
+        if late is not None:
+            warnings.warn(late, LagGrowsWarning, stacklevel=2)
         self._merge_statistics(collected)
         self._store_rollout(collected.rollout)
         self._taken += collected.rollout.size
+
+    def _tell_of(self, found: list[Collected], callback: BaseCallback) -> bool:
+        goes_on = True
+        for collected in found:
+            steps = self.num_timesteps + collected.rollout.size
+            goes_on = goes_on and self._tell(collected, callback)
+            self.num_timesteps = steps  # what is stored is counted, also when a callback has stopped within
+        return goes_on
 
     def _tell(self, collected: Collected, callback: BaseCallback) -> bool:
         """Tell SB3 and its callbacks of each step of a rollout, as if it were collected now."""
@@ -262,10 +355,70 @@ class AsyncGIPO(GIPO):
         if actors is not None:
             actors.close()
 
+    # ---------------------------------------------------------------- checkpoints
+
+    @property
+    def remaining_timesteps(self) -> int:
+        """Steps that the latest ``learn`` was asked for and that have not been made, as after :meth:`resume`."""
+        return max(self._total_timesteps - self.num_timesteps, 0)
+
+    def _terminate(self) -> None:
+        self.terminated = True
+
+    def _check_checkpoints(self) -> None:
+        if self.checkpoint_path is None or self.checkpoint_path == self._goes_on_from:
+            return
+        there = Checkpoints(self.checkpoint_path).newest()
+        if there is not None:
+            raise ValueError(
+                f"`checkpoint_path` holds a checkpoint of another run ({there}), which the first one of this run would "
+                f"replace. Go on with it by `AsyncGIPO.resume({self.checkpoint_path!r}, env)`, or give a folder of this run's "
+                "own."
+            )
+
+    def _write_checkpoint(self) -> None:
+        if self.checkpoint_path is None:
+            return
+        self._goes_on_from = self.checkpoint_path
+        Checkpoints(self.checkpoint_path).write(self)
+        self._latest_checkpoint = time.monotonic()
+
+    @classmethod
+    def resume(
+        cls: type[SelfAsyncGIPO],
+        checkpoint_path: str | pathlib.Path,
+        env: str | EnvFactory,
+        device: th.device | str = "auto",
+        **kwargs: Any,
+    ) -> SelfAsyncGIPO:
+        """
+        Take up a run where its latest checkpoint left it: policy, optimizer, replay, versions, schedules, generators and
+        normaliser. Go on with ``model.learn(model.remaining_timesteps, reset_num_timesteps=False)``. The environments begin
+        anew, with other seeds than before; rollouts that were on their way are lost, and not counted.
+
+        :param checkpoint_path: as in the constructor; the run goes on to leave its checkpoints there
+        :param env: as in the constructor
+        :param device: Device on which the code should run.
+        :param kwargs: arguments to change, such as ``num_actors``
+        :return: the model with its replay
+        :raises FileNotFoundError: where there is no checkpoint
+        """
+        newest = Checkpoints(checkpoint_path).newest()
+        if newest is None:
+            raise FileNotFoundError(
+                f"There is no checkpoint in {str(checkpoint_path)!r}. A run that was made with this `checkpoint_path` leaves "
+                "its first one after `checkpoint_seconds`, at its end, or on SIGTERM."
+            )
+        folder = str(checkpoint_path)
+        model = cls.load(model_in(newest), env, device, checkpoint_path=folder, _goes_on_from=folder, **kwargs)
+        model.load_replay_buffer(replay_in(newest))
+        return model
+
     # ---------------------------------------------------------------- save, load
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actors", "_accounts", "_env_source"]
+        running = ["_actors", "_accounts", "_lag_watch", "_sigterm", "terminated", "_latest_checkpoint"]
+        return [*super()._excluded_save_params(), *running, "_env_source"]
 
     @classmethod
     def load(  # type: ignore[override]  # environments are made by a function, as in the constructor
@@ -301,21 +454,3 @@ class AsyncGIPO(GIPO):
 class _Silent(BaseCallback):
     def _on_step(self) -> bool:
         return True
-
-
-def _make_envs(
-    source: str | EnvFactory,
-    env_kwargs: dict[str, Any] | None,
-    normalize: dict[str, Any] | None,
-    seed: int | None,
-    num_actors: int,
-    n_envs: int,
-    index: int,
-    times_started: int,
-) -> VecEnv:
-    env = make_vec_env(source, n_envs, env_kwargs=env_kwargs)
-    if normalize is not None:
-        env = VecNormalize(env, **normalize)
-    if seed is not None:  # one that is started again does not see the same episodes again
-        env.seed(seed + (index + times_started * num_actors) * n_envs)
-    return env

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.actor import Collected
+from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
 from sb3_gipo.distributed.published import Published
 
 
@@ -17,7 +18,7 @@ class Backend(Protocol):
 
     def drain(self, wait: bool, at_most: int) -> list[Collected]:
         """
-        :param wait: for a rollout where none is finished
+        :param wait: for a rollout where none is finished, but for no longer than a moment, so that its caller stays awake
         :param at_most: how many to take, 1 or more; the others stay for the next time
         :return: the finished rollouts, in the order in which they were finished
         """
@@ -25,6 +26,12 @@ class Backend(Protocol):
     def facts(self) -> BackendFacts:
         """
         :return: how the actors are
+        """
+
+    def evaluator(self, plan: EvaluationPlan) -> EvaluationSource:
+        """
+        :param plan: how to build it
+        :return: who evaluates policies; ends with the actors
         """
 
     def close(self) -> None:

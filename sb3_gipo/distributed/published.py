@@ -1,5 +1,7 @@
 """What the learner gives its actors: the policy as arrays, its version, and the statistics to normalise with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,3 +39,22 @@ def take(policy: ActorCriticPolicy, published: Published) -> None:
     with th.no_grad():
         for tensor, array in zip(tensors_of(policy), published.tensors, strict=True):
             tensor.copy_(th.from_numpy(array))
+
+
+@contextmanager
+def lent(policy: ActorCriticPolicy, normalizer: Normalizer, published: Published) -> Iterator[None]:
+    """
+    A context in which the learner is what it once published: to save it as it was then.
+
+    :param policy: of the learner
+    :param normalizer: of its environment
+    :param published: what it is to be meanwhile
+    """
+    present = publish(policy, published.version, normalizer)
+    try:
+        take(policy, published)
+        normalizer.restore(published.statistics)
+        yield
+    finally:
+        take(policy, present)
+        normalizer.restore(present.statistics)

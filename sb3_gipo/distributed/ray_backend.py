@@ -4,7 +4,6 @@ import logging
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
 import ray
 import torch as th
 from ray.exceptions import RayActorError, RayTaskError
@@ -12,11 +11,14 @@ from stable_baselines3.common.utils import set_random_seed
 
 from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
+from sb3_gipo.distributed.environments import seed_of
+from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, EvaluationPlan, Evaluator
 from sb3_gipo.distributed.faults import Supervisor
 from sb3_gipo.distributed.published import Published
 
 POLL_SECONDS = 0.5
 _COLLECT, _OFFER = "collect", "offer"
+_STORE = "object_store_memory"
 
 
 class _RemoteActor:
@@ -25,7 +27,7 @@ class _RemoteActor:
     def __init__(self, plan: ActorPlan, index: int, times_started: int, weights: Published) -> None:
         th.set_num_threads(1)  # as many processes as there are cores
         if plan.seed is not None:  # its own exploration, another one each time it is started
-            set_random_seed(int(np.random.SeedSequence([plan.seed, index, times_started]).generate_state(1)[0]))
+            set_random_seed(seed_of(plan.seed, plan.life, index, times_started))
         self._actor = Actor(plan, index, times_started)
         self._actor.offer(weights)
 
@@ -40,6 +42,67 @@ class _RemoteActor:
     @ray.method(concurrency_group=_OFFER)
     def offer(self, weights: Published) -> None:
         self._actor.offer(weights)
+
+
+class _RemoteEvaluator:
+    """An evaluator in a process of its own."""
+
+    def __init__(self, plan: EvaluationPlan) -> None:
+        th.set_num_threads(1)
+        if plan.seed is not None:
+            set_random_seed(plan.seed)
+        self._evaluator = Evaluator(plan)
+
+    def evaluate(self, weights: Published, step: int) -> Evaluation:
+        return self._evaluator.evaluate(weights, step)
+
+
+class RayEvaluator:
+    """
+    :param remote: class of the process
+    :param plan: how to build it
+    """
+
+    def __init__(self, remote: Any, plan: EvaluationPlan) -> None:
+        self._remote, self._plan = remote, plan
+        self._handle: Any = None
+        self._under_way: Any = None  # a reference
+
+    @property
+    def busy(self) -> bool:
+        """Whether it was given a policy whose result has not been taken."""
+        return self._under_way is not None
+
+    def submit(self, weights: Published, step: int) -> None:
+        """
+        :param weights: to be evaluated
+        :param step: of all environments
+        """
+        if self._handle is None:
+            self._handle = self._remote.remote(self._plan)
+        self._under_way = self._handle.evaluate.remote(weights, step)
+
+    def take(self, seconds: float) -> Evaluation | None:
+        """
+        :param seconds: to wait for it, at most
+        :return: the result, where there is one
+        :raises EvaluationFailedError: where there will be none; the next policy goes to a new process
+        """
+        if self._under_way is None or not ray.wait([self._under_way], timeout=seconds)[0]:
+            return None
+        try:
+            found: Evaluation = ray.get(self._under_way)
+        except (RayActorError, RayTaskError) as error:
+            self.close()
+            raise EvaluationFailedError(str(error)) from error
+        self._under_way = None
+        return found
+
+    def close(self) -> None:
+        """End its process."""
+        if self._handle is not None:
+            ray.kill(self._handle)
+        self._handle = self._under_way = None
 
 
 class _Running(NamedTuple):
@@ -74,10 +137,9 @@ class RayBackend:
         if self._ours:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
-        resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
-        groups = {_COLLECT: 1, _OFFER: 1}
-        make: Any = ray.remote  # its types do not know of groups
-        self._remote = make(**resources, concurrency_groups=groups, max_restarts=0)(_RemoteActor)
+        self._resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
+        self._remote = self._make(_RemoteActor, concurrency_groups={_COLLECT: 1, _OFFER: 1})
+        self._evaluators: list[RayEvaluator] = []
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
         self._running: list[_Running | None] = [None] * num_actors
         self._times_started = [0] * num_actors
@@ -95,17 +157,24 @@ class RayBackend:
 
     def drain(self, wait: bool, at_most: int) -> list[Collected]:
         """
-        :param wait: for a rollout where none is finished
+        :param wait: for a rollout where none is finished, but for no longer than a moment
         :param at_most: how many to take
         :return: the finished rollouts
         :raises ActorsFailedError: when an actor failed too often
         """
-        while True:
-            self._keep_busy()
-            found = self._take_finished(at_most, POLL_SECONDS if wait else 0.0)
-            self._end_those_that_hang()
-            if found or not wait:
-                return found
+        self._keep_busy()
+        found = self._take_finished(at_most, POLL_SECONDS if wait else 0.0)
+        self._end_those_that_hang()
+        return found
+
+    def evaluator(self, plan: EvaluationPlan) -> "RayEvaluator":
+        """
+        :param plan: how to build it
+        :return: who evaluates policies, in a process of its own; ends with the actors
+        """
+        evaluator = RayEvaluator(self._make(_RemoteEvaluator), plan)
+        self._evaluators.append(evaluator)
+        return evaluator
 
     def facts(self) -> BackendFacts:
         """
@@ -114,15 +183,24 @@ class RayBackend:
         running = [each for each in self._running if each is not None]
         references = [reference for each in running for reference in each.rollouts]
         queue = len(ray.wait(references, num_returns=len(references), timeout=0)[0]) if references else 0
-        return BackendFacts(len(running), queue, self._supervisor.restarts, self._supervisor.lost_rollouts)
+        size, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+        store_mb = (size.get(_STORE, 0.0) - free.get(_STORE, 0.0)) / 1e6
+        restarts, lost = self._supervisor.restarts, self._supervisor.lost_rollouts
+        return BackendFacts(len(running), queue, restarts, lost, object_store_mb=store_mb)
 
     def close(self) -> None:
         """End the actors, and Ray where it was started here."""
         for index in range(len(self._running)):
             self._end(index)
+        for evaluator in self._evaluators:
+            evaluator.close()
         self._weights = None
         if self._ours:
             ray.shutdown()
+
+    def _make(self, what: type, **more: Any) -> Any:
+        remote: Any = ray.remote  # its types do not know of groups
+        return remote(**self._resources, max_restarts=0, **more)(what)
 
     def _keep_busy(self) -> None:
         now = time.monotonic()

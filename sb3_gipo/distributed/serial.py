@@ -1,11 +1,13 @@
 """Actors in this process, one after another: deterministic, with a lag that is set. The twin of what runs asynchronously."""
 
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
+from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, EvaluationPlan, Evaluator
 from sb3_gipo.distributed.published import Published
 from sb3_gipo.learner import checkpoint
 
@@ -48,10 +50,63 @@ class SerialBackend:
         """
         return BackendFacts(alive=len(self._actors), queue=0)
 
+    def evaluator(self, plan: EvaluationPlan) -> "SerialEvaluator":
+        """
+        :param plan: how to build it
+        :return: one that evaluates as soon as it is given a policy, while everything else waits
+        """
+        return SerialEvaluator(plan)
+
     def close(self) -> None:
         """Close the environments."""
         for actor in self._actors:
             actor.close()
+
+
+class SerialEvaluator:
+    """
+    :param plan: how to build it
+    """
+
+    def __init__(self, plan: EvaluationPlan) -> None:
+        self._plan = plan
+        self._evaluator: Evaluator | None = None
+        self._found: Evaluation | Exception | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it was given a policy whose result has not been taken."""
+        return self._found is not None
+
+    def submit(self, weights: Published, step: int) -> None:
+        """
+        :param weights: to be evaluated
+        :param step: of all environments
+        """
+        with _generators_kept():
+            try:
+                if self._evaluator is None:
+                    self._evaluator = Evaluator(self._plan)
+                self._found = self._evaluator.evaluate(weights, step)
+            except Exception as error:
+                self._found, self._evaluator = error, None
+
+    def take(self, seconds: float) -> Evaluation | None:
+        """
+        :param seconds: not looked at: it is there at once
+        :return: the result of the latest policy
+        :raises EvaluationFailedError: where there is none
+        """
+        found, self._found = self._found, None
+        if isinstance(found, Exception):
+            raise EvaluationFailedError("".join(traceback.format_exception(found))) from found
+        return found
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._evaluator is not None:
+            self._evaluator.close()
+            self._evaluator = None
 
 
 @contextmanager

@@ -39,12 +39,13 @@ def test_one_report() -> None:
     for _ in range(3):
         accounts.updated()
     time[0] = 110.0
-    assert accounts.report(BackendFacts(alive=2, queue=1, restarts=4, lost_rollouts=4)) == pytest.approx(
+    assert accounts.report(BackendFacts(alive=2, queue=1, restarts=4, lost_rollouts=4, object_store_mb=1.5)) == pytest.approx(
         {
             "async/alive": 2,
             "async/queue": 1,
             "async/restarts": 4,
             "async/lost_rollouts": 4,
+            "async/object_store_mb": 1.5,
             "time/wait": 2.0,
             "async/learner_wait": 0.2,
             "async/updates_per_second": 0.3,

@@ -1,0 +1,143 @@
+"""What a learner leaves behind every so often, so that another process can go on where it was killed."""
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+_FINISHED = re.compile(r"steps_(\d+)_version_(\d+)")
+_MODEL, _REPLAY = "model.zip", "replay.pkl"
+
+
+class Saveable(Protocol):
+    """What of a model is looked at here."""
+
+    num_timesteps: int
+    policy_version: int
+
+    def save(self, path: Path) -> None:
+        """Parameters, optimizer, generators, normaliser."""
+
+    def save_replay_buffer(self, path: Path) -> None:
+        """The replay."""
+
+
+class Checkpoints:
+    """
+    Checkpoints in one folder, each a folder of its own that has its name only when it is whole: a kill at any moment leaves
+    the one before it or the new one.
+
+    :param folder: for nothing else; made where it is missing
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def newest(self) -> Path | None:
+        """
+        :return: the latest whole checkpoint; ``None``: there is none
+        """
+        return max(self._finished(), key=_order, default=None)
+
+    def write(self, model: Saveable) -> Path:
+        """
+        Write one, then remove those before it.
+
+        :param model: between two iterations
+        :return: the checkpoint
+        :raises OSError: where it cannot be written; those before it are still there then
+        """
+        place = self.folder / f"steps_{model.num_timesteps}_version_{model.policy_version}"
+        if not place.exists():
+            unfinished = self.folder / f".{place.name}.{os.getpid()}.tmp"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            try:
+                model.save(unfinished / _MODEL)
+                model.save_replay_buffer(unfinished / _REPLAY)
+                for path in (*unfinished.iterdir(), unfinished):
+                    _to_disk(path)
+                unfinished.rename(place)
+                _to_disk(self.folder)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+        self._remove_all_but(place)
+        return place
+
+    def _finished(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return [path for path in self.folder.iterdir() if _FINISHED.fullmatch(path.name) and path.is_dir()]
+
+    def _remove_all_but(self, kept: Path) -> None:
+        """With what was left half-written by processes that were killed."""
+        for path in self.folder.iterdir():
+            half_written = path.name.startswith(".steps_") and path.name.endswith(".tmp")
+            if path != kept and (half_written or _FINISHED.fullmatch(path.name)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def model_in(checkpoint: Path) -> Path:
+    """
+    :param checkpoint: of :class:`Checkpoints`
+    :return: file of its model
+    """
+    return checkpoint / _MODEL
+
+
+def replay_in(checkpoint: Path) -> Path:
+    """
+    :param checkpoint: of :class:`Checkpoints`
+    :return: file of its replay
+    """
+    return checkpoint / _REPLAY
+
+
+def _order(checkpoint: Path) -> tuple[int, int]:
+    found = _FINISHED.fullmatch(checkpoint.name)
+    assert found is not None
+    return int(found[1]), int(found[2])
+
+
+def _to_disk(path: Path) -> None:
+    """So that the name is not there before the content after a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Sigterm:
+    """
+    Has a listener told of the first SIGTERM instead of ending the process at once; the second one does what it did before.
+
+    :param listener: called in the main thread
+    """
+
+    def __init__(self, listener: Callable[[], None]) -> None:
+        self._listener = listener
+        self._before: Any = None
+        self._listens = False
+
+    def listen(self) -> None:
+        """From now on. Where this is not the main thread, which alone may, nothing changes."""
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._told)
+            self._listens = True
+        except ValueError:
+            self._listens = False
+
+    def stop(self) -> None:
+        """What was there before is there again."""
+        if self._listens:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
+            self._listens = False
+
+    def _told(self, *_: object) -> None:
+        self.stop()
+        self._listener()

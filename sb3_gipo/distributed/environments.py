@@ -1,0 +1,88 @@
+"""The environments of actors and of evaluations, made where they are needed, and their seeds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_gipo.distributed.stub import AbsentVecEnv
+
+EnvFactory = Callable[[], gym.Env[Any, Any]]
+
+
+def stand_in(
+    source: str | EnvFactory, env_kwargs: dict[str, Any] | None, normalize: dict[str, Any] | None, n_envs: int
+) -> VecEnv:
+    """
+    :param source: id of an environment, or a function that makes one; one is made for its spaces and closed again
+    :param env_kwargs: arguments of the environment
+    :param normalize: arguments of ``VecNormalize``; ``None``: without it
+    :param n_envs: of one actor
+    :return: what the learner has in their place
+    """
+    one = make_vec_env(source, 1, env_kwargs=env_kwargs)
+    spaces = one.observation_space, one.action_space
+    one.close()
+    absent: VecEnv = AbsentVecEnv(n_envs, *spaces)
+    # it sees nothing itself: the actors do
+    return absent if normalize is None else VecNormalize(absent, training=False, **normalize)
+
+
+def make_actor_envs(
+    source: str | EnvFactory,
+    env_kwargs: dict[str, Any] | None,
+    normalize: dict[str, Any] | None,
+    seed: int | None,
+    n_envs: int,
+    life: int,
+    index: int,
+    times_started: int,
+) -> VecEnv:
+    """
+    :param source: as in :func:`stand_in`
+    :param env_kwargs: as in :func:`stand_in`
+    :param normalize: as in :func:`stand_in`
+    :param seed: of the run
+    :param n_envs: of one actor
+    :param life: how often all actors were made before in this run, resumed ones counted
+    :param index: of the actor
+    :param times_started: how often it was started before in this life
+    :return: the environments of an actor. One that is started again does not see the same episodes again
+    """
+    env = make_vec_env(source, n_envs, env_kwargs=env_kwargs)
+    if normalize is not None:
+        env = VecNormalize(env, **normalize)
+    if seed is not None:
+        first = life == 0 and times_started == 0
+        env.seed(seed + index * n_envs if first else seed_of(seed, index, times_started, life))
+    return env
+
+
+def make_evaluation_envs(
+    source: str | EnvFactory,
+    env_kwargs: dict[str, Any] | None,
+    normalize: dict[str, Any] | None,
+    seed: int | None,
+    n_envs: int,
+) -> VecEnv:
+    """
+    :param source: as in :func:`stand_in`
+    :param env_kwargs: as in :func:`stand_in`
+    :param normalize: as in :func:`stand_in`
+    :param seed: of the first environment
+    :param n_envs: at a time
+    :return: the environments of an evaluation, whose returns are the environment's own
+    """
+    env = make_vec_env(source, n_envs, seed=seed, env_kwargs=env_kwargs)
+    return env if normalize is None else VecNormalize(env, **{**normalize, "training": False, "norm_reward": False})
+
+
+def seed_of(*numbers: int) -> int:
+    """
+    :param numbers: whose it is
+    :return: a seed that is no neighbour of that of other numbers
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)  # SB3 wants 31 bits

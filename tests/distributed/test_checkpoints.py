@@ -1,0 +1,230 @@
+"""What a killed run finds again: everything up to its latest checkpoint, nothing twice, whatever the moment of the kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_gipo.distributed import AsyncGIPO
+from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, model_in, replay_in
+from sb3_gipo.distributed.faults import ActorsFailedError
+from sb3_gipo.distributed.serial import SerialBackend
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL: dict[str, Any] = {
+    "n_steps": 32,
+    "batch_size": 32,
+    "gradient_steps": 4,
+    "replay_capacity": 256,
+    "seed": 3,
+    "device": "cpu",
+    "num_actors": 2,
+    "normalize": True,
+}
+
+
+def serial(**kwargs: Any) -> AsyncGIPO:
+    return AsyncGIPO("MlpPolicy", "CartPole-v1", **{**SMALL, "backend": "serial", **kwargs})
+
+
+class Raises(BaseCallback):
+    """At one step."""
+
+    def __init__(self, at: int, error: type[BaseException]) -> None:
+        super().__init__()
+        self._at, self._error = at, error
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self._at:
+            raise self._error("as told")
+        return True
+
+
+def stored(model: AsyncGIPO, name: str) -> np.ndarray:
+    assert model.replay_buffer is not None
+    return np.asarray(model.replay_buffer.gather(name, np.arange(len(model.replay_buffer))))
+
+
+def test_resume_takes_up_everything(tmp_path: Path) -> None:
+    """Parameters, optimizer, replay with its draws and generator, versions, counters, statistics: as they were."""
+    model = serial(checkpoint_path=tmp_path, replay_ratio=2.0, sigma="lin_0.5").learn(320)
+    again = AsyncGIPO.resume(tmp_path, "CartPole-v1")
+    for one, other in zip(model.policy.state_dict().values(), again.policy.state_dict().values(), strict=True):
+        assert th.equal(one, other)
+    ours, theirs = model.policy.optimizer.state_dict()["state"], again.policy.optimizer.state_dict()["state"]
+    assert ours.keys() == theirs.keys()
+    assert all(th.equal(ours[key]["exp_avg"], theirs[key]["exp_avg"]) for key in ours)
+    for name in ("num_timesteps", "policy_version", "n_gradient_steps", "_drawn", "_taken", "remaining_timesteps"):
+        assert getattr(model, name) == getattr(again, name), name
+    for name in ("observations", "actions", "log_probs", "policy_version", "draws"):
+        assert (stored(model, name) == stored(again, name)).all(), name
+    assert model.replay_buffer.rng.bit_generator.state == again.replay_buffer.rng.bit_generator.state
+    assert (model.get_vec_normalize_env().obs_rms.mean == again.get_vec_normalize_env().obs_rms.mean).all()
+    assert model.remaining_timesteps == 0
+
+
+def test_a_run_that_fails_goes_on_to_its_original_end(tmp_path: Path) -> None:
+    """Steps count from the checkpoint; schedules are those of one run; the actors see other episodes than before."""
+    with pytest.raises(RuntimeError, match="as told"):
+        serial(checkpoint_path=tmp_path, checkpoint_seconds=1e-9).learn(640, callback=Raises(400, RuntimeError))
+    again = AsyncGIPO.resume(tmp_path, "CartPole-v1")
+    assert (again.num_timesteps, again.policy_version, len(again.replay_buffer)) == (384, 12, 256)
+    assert again.remaining_timesteps == 256
+    before = stored(again, "observations")
+    again.learn(again.remaining_timesteps, reset_num_timesteps=False)
+    assert (again.num_timesteps, again.policy_version, again.remaining_timesteps) == (640, 20, 0)
+    assert again._current_progress_remaining == pytest.approx(1 - 640 / 640)
+    first = stored(again, "observations")[:32]  # all 256 are new by now
+    assert not any(np.array_equal(first[0], row) for row in before)
+    once_more = AsyncGIPO.resume(tmp_path, "CartPole-v1")  # the end is a checkpoint too
+    assert (once_more.num_timesteps, once_more.remaining_timesteps) == (640, 0)
+
+
+def test_actors_that_fail_for_good_leave_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had arrived is in it."""
+
+    def drain(self: SerialBackend, wait: bool, at_most: int) -> Any:
+        if self._actors[0].version == 8:
+            raise ActorsFailedError("Actor 0 failed")
+        return original(self, wait, at_most)
+
+    original = SerialBackend.drain
+    monkeypatch.setattr(SerialBackend, "drain", drain)
+    with pytest.raises(ActorsFailedError):
+        serial(checkpoint_path=tmp_path).learn(640)
+    assert AsyncGIPO.resume(tmp_path, "CartPole-v1").num_timesteps == 9 * 32
+
+
+def test_one_whole_checkpoint_is_always_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot be written leaves the one before it; what a killed process left half-written is cleared away."""
+    folder = Checkpoints(tmp_path)
+    model = serial().learn(64)
+    first = folder.write(model)
+    model.learn(64, reset_num_timesteps=False)
+
+    def full(path: Path) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "save_replay_buffer", full)
+        with pytest.raises(OSError, match="No space"):
+            folder.write(model)
+    assert folder.newest() == first
+    assert list(tmp_path.iterdir()) == [first]
+    (tmp_path / ".steps_96_version_3.77.tmp").mkdir()  # of a process that is no more
+    (tmp_path / "notes.txt").write_text("mine")
+    second = folder.write(model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", second.name]
+    assert model_in(second).exists()
+    assert replay_in(second).exists()
+    assert folder.newest() == second
+
+
+def test_another_run_does_not_replace_it(tmp_path: Path) -> None:
+    """A new run in the same folder is refused before it makes a step; the old one may go on."""
+    serial(checkpoint_path=tmp_path).learn(64)
+    with pytest.raises(ValueError, match=r"holds a checkpoint of another run(?s:.*)AsyncGIPO.resume"):
+        serial(checkpoint_path=tmp_path).learn(64)
+    model = AsyncGIPO.resume(tmp_path, "CartPole-v1")
+    model.learn(64, reset_num_timesteps=False)
+    model.learn(64, reset_num_timesteps=False)
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    """Is said, with what to do."""
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint in"):
+        AsyncGIPO.resume(tmp_path / "nowhere", "CartPole-v1")
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_sigterm_in_this_process(tmp_path: Path, stops: bool) -> None:
+    """A run with a folder for checkpoints saves itself and ends with a shell's code; afterwards the signal is as before."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    class Terminates(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 70:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return True
+
+    with pytest.raises(SystemExit) as ended:
+        serial(checkpoint_path=tmp_path).learn(96 if stops else 640, callback=Terminates())
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    again = AsyncGIPO.resume(tmp_path, "CartPole-v1")
+    assert (again.num_timesteps, again.policy_version) == (96, 3)
+
+
+def test_the_second_sigterm_does_what_it_did() -> None:
+    """The first one tells the listener."""
+    heard: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("before"))
+    try:
+        sigterm = Sigterm(lambda: heard.append("ours"))
+        sigterm.listen()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        sigterm.stop()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == ["ours", "before"]
+
+
+SCRIPT = """
+import sys
+from sb3_gipo.distributed import AsyncGIPO
+folder, total = sys.argv[1], int(sys.argv[2])
+try:
+    model = AsyncGIPO.resume(folder, "CartPole-v1")
+    print("resumed at", model.num_timesteps, flush=True)
+    left = model.remaining_timesteps
+except FileNotFoundError:
+    small = {"n_steps": 32, "batch_size": 32, "gradient_steps": 2, "replay_capacity": 512, "device": "cpu"}
+    model = AsyncGIPO("MlpPolicy", "CartPole-v1", checkpoint_path=folder, checkpoint_seconds=0.01, **small)
+    left = total
+model.learn(left, reset_num_timesteps=False)
+"""
+
+
+@pytest.mark.slow
+def test_driver_killed_then_told_to_end(tmp_path: Path) -> None:
+    """SIGKILL: the next one goes on from the latest checkpoint. SIGTERM: it leaves a checkpoint of its last step, and ends."""
+    pytest.importorskip("ray")
+    folder = tmp_path / "checkpoints"
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    command = [sys.executable, "-c", SCRIPT, str(folder), "2000000"]
+
+    def run_until_it_has(steps: int, end: signal.Signals) -> tuple[int, str]:
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+            deadline = time.monotonic() + 90
+            while _steps(folder) <= steps:
+                assert driver.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            driver.send_signal(end)
+            said = driver.communicate(timeout=60)[0]
+        return driver.returncode, said
+
+    assert run_until_it_has(100, signal.SIGKILL)[0] == -signal.SIGKILL
+    seen = _steps(folder)
+    code, said = run_until_it_has(seen, signal.SIGTERM)
+    assert code == 143
+    assert f"resumed at {seen}\n" in said
+    model = AsyncGIPO.resume(folder, "CartPole-v1")
+    assert model.num_timesteps == _steps(folder) > seen
+    assert model._taken == model.num_timesteps  # transitions that arrived: none counted twice, none missing
+    assert len(model.replay_buffer) == min(model.num_timesteps, 512)
+    assert model.remaining_timesteps == 2_000_000 - model.num_timesteps
+
+
+def _steps(folder: Path) -> int:
+    newest = Checkpoints(folder).newest()
+    return 0 if newest is None else int(newest.name.split("_")[1])
