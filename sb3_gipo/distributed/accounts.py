@@ -75,6 +75,31 @@ class Accounts:
         return found
 
 
+def describe(
+    backend: str, num_actors: int, envs_per_actor: int, n_steps: int, publish_every: int, replay_ratio: float | str | None
+) -> str:
+    """
+    :param backend: argument of ``AsyncGIPO``, as all others
+    :param num_actors: how many collect
+    :param envs_per_actor: environments of each
+    :param n_steps: of each environment in a rollout
+    :param publish_every: updates between two publications of the policy
+    :param replay_ratio: transitions drawn for each one collected
+    :return: what is going to happen, for the start of a run
+    """
+    where = 'in this process (`backend="serial"`)' if backend == "serial" else "in processes of Ray"
+    if replay_ratio is None:
+        update = "for every rollout"
+    elif replay_ratio == "max":
+        update = "as fast as possible"
+    else:
+        update = f"whenever {replay_ratio} transitions may be drawn for each one collected"
+    return (
+        f"Actors: {num_actors}, {where}, with {envs_per_actor} environments each; rollouts of {n_steps * envs_per_actor} steps, an "
+        f"update {update}, a policy published every {publish_every} updates."
+    )
+
+
 def bottleneck(learner_wait: float, actor_wait: float) -> str:
     """
     :param learner_wait: share of its time that the learner waits for data

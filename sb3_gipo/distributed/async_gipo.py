@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo import settings
 from sb3_gipo.distributed import backends, moments, published
-from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck
+from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, describe
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
 from sb3_gipo.distributed.backend import Backend
 from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, model_in, replay_in
@@ -171,7 +171,8 @@ class AsyncGIPO(GIPO):
     # ---------------------------------------------------------------- collect
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        self._check_checkpoints()
+        if self.checkpoint_path is not None and self.checkpoint_path != self._goes_on_from:
+            Checkpoints(self.checkpoint_path).refuse_others()
         found = super()._setup_learn(*args, **kwargs)
         self._accounts, self._iterations = Accounts(time.perf_counter), 0
         self._lag_watch = LagWatch(self.max_queue + LAG_PATIENCE)
@@ -180,24 +181,11 @@ class AsyncGIPO(GIPO):
             self._actors = backends.make(self)
             self._lives += 1
             if self.verbose >= 1:
-                print(self._describe())
+                how = self.publish_every, self.replay_ratio
+                print(describe(self.backend, self.num_actors, self.envs_per_actor, self.n_steps, *how))
         if self.checkpoint_path is not None:
             self._sigterm.listen()  # only now: Ray has a handler of its own, which ends everything at once
         return found
-
-    def _describe(self) -> str:
-        where = 'in this process (`backend="serial"`)' if self.backend == "serial" else "in processes of Ray"
-        if self.replay_ratio is None:
-            update = "for every rollout"
-        elif self.replay_ratio == "max":
-            update = "as fast as possible"
-        else:
-            update = f"whenever {self.replay_ratio} transitions may be drawn for each one collected"
-        return (
-            f"{self.num_actors} actors of {self.envs_per_actor} environments each, {where}; rollouts of "
-            f"{self.n_steps * self.envs_per_actor} steps, an update {update}, a policy published every "
-            f"{self.publish_every} updates."
-        )
 
     def _make_recorder(self) -> BaseCallback:
         return _Silent()  # what is recorded is recorded by the actors, and looked at there
@@ -365,17 +353,6 @@ class AsyncGIPO(GIPO):
     def _terminate(self) -> None:
         self.terminated = True
 
-    def _check_checkpoints(self) -> None:
-        if self.checkpoint_path is None or self.checkpoint_path == self._goes_on_from:
-            return
-        there = Checkpoints(self.checkpoint_path).newest()
-        if there is not None:
-            raise ValueError(
-                f"`checkpoint_path` holds a checkpoint of another run ({there}), which the first one of this run would "
-                f"replace. Go on with it by `AsyncGIPO.resume({self.checkpoint_path!r}, env)`, or give a folder of this run's "
-                "own."
-            )
-
     def _write_checkpoint(self) -> None:
         if self.checkpoint_path is None:
             return
@@ -403,12 +380,7 @@ class AsyncGIPO(GIPO):
         :return: the model with its replay
         :raises FileNotFoundError: where there is no checkpoint
         """
-        newest = Checkpoints(checkpoint_path).newest()
-        if newest is None:
-            raise FileNotFoundError(
-                f"There is no checkpoint in {str(checkpoint_path)!r}. A run that was made with this `checkpoint_path` leaves "
-                "its first one after `checkpoint_seconds`, at its end, or on SIGTERM."
-            )
+        newest = Checkpoints(checkpoint_path).to_resume()
         folder = str(checkpoint_path)
         model = cls.load(model_in(newest), env, device, checkpoint_path=folder, _goes_on_from=folder, **kwargs)
         model.load_replay_buffer(replay_in(newest))

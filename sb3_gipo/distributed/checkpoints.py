@@ -42,6 +42,32 @@ class Checkpoints:
         """
         return max(self._finished(), key=_order, default=None)
 
+    def to_resume(self) -> Path:
+        """
+        :return: as :meth:`newest`
+        :raises FileNotFoundError: where there is none
+        """
+        there = self.newest()
+        if there is None:
+            raise FileNotFoundError(
+                f"There is no checkpoint in {str(self.folder)!r}. A run that was made with this `checkpoint_path` leaves its "
+                "first one after `checkpoint_seconds`, at its end, or on SIGTERM."
+            )
+        return there
+
+    def refuse_others(self) -> None:
+        """
+        For a run that begins.
+
+        :raises ValueError: where there is a checkpoint: of another run
+        """
+        there = self.newest()
+        if there is not None:
+            raise ValueError(
+                f"`checkpoint_path` holds a checkpoint of another run ({there}), which the first one of this run would "
+                f"replace. Go on with it by `AsyncGIPO.resume({str(self.folder)!r}, env)`, or give a folder of this run's own."
+            )
+
     def write(self, model: Saveable) -> Path:
         """
         Write one, then remove those before it.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck
+from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, describe
 from sb3_gipo.distributed.actor import Collected
 from sb3_gipo.rollouts.types import Rollout
 
@@ -59,6 +59,16 @@ def test_one_report() -> None:
     again = accounts.report(BackendFacts(alive=2, queue=0))
     assert again["async/learner_wait"] == again["async/updates_per_second"] == 0
     assert "lag/collected_mean" not in again  # nothing arrived
+
+
+def test_what_is_going_to_happen() -> None:
+    """Told in one sentence, with the numbers of the run."""
+    said = describe("ray", 4, 2, 128, 3, 2.5)
+    assert "4, in processes of Ray, with 2 environments each; rollouts of 256 steps" in said
+    assert "whenever 2.5 transitions" in said
+    assert "every 3 updates" in said
+    assert "as fast as possible" in describe("ray", 1, 1, 8, 1, "max")
+    assert "serial" in describe("serial", 1, 1, 8, 1, None)
 
 
 @pytest.mark.parametrize(
