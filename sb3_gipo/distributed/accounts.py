@@ -94,9 +94,10 @@ def describe(
         update = "as fast as possible"
     else:
         update = f"whenever {replay_ratio} transitions may be drawn for each one collected"
+    size = n_steps * envs_per_actor
     return (
-        f"Actors: {num_actors}, {where}, with {envs_per_actor} environments each; rollouts of {n_steps * envs_per_actor} steps, an "
-        f"update {update}, a policy published every {publish_every} updates."
+        f"Actors: {num_actors}, {where}, with {envs_per_actor} environments each; rollouts of {size} steps, an update "
+        f"{update}, a policy published every {publish_every} updates."
     )
 
 

@@ -18,10 +18,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import sb3_gipo
 from sb3_gipo import defaults  # with the package, which registers the ids of Meta-World
+from sb3_gipo.distributed import AsyncGIPO
+from sb3_gipo.gipo import GIPO
 from sb3_gipo.studies.checking import StudyError, suggestion
 
 # What a study decides itself.
 OURS = ("self", "policy", "env", "seed", "verbose", "tensorboard_log", "_init_setup_model", "monitor_wrapper")
+# ... of an algorithm that makes its environments itself
+OURS_OF_ACTORS = ("env_kwargs", "envs_per_actor", "normalize", "args", "kwargs", "checkpoint_path", "checkpoint_seconds")
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
 # Where the name of a class stands for the class.
 MODULES = {"activation_fn": "torch.nn", "optimizer_class": "torch.optim", "replay_buffer_class": "stable_baselines3"}
@@ -43,7 +47,7 @@ def _algorithms() -> dict[str, type[BaseAlgorithm]]:
         for name, value in vars(module).items():
             if inspect.isclass(value) and issubclass(value, BaseAlgorithm):
                 found[name.lower()] = value
-    return found
+    return {**found, AsyncGIPO.__name__.lower(): AsyncGIPO}
 
 
 def find_algorithm(name: str) -> type[BaseAlgorithm]:
@@ -115,8 +119,11 @@ def argument_defaults(algorithm: type) -> dict[str, Any]:
 
 def _parameters(algorithm: type) -> dict[str, inspect.Parameter]:
     """Of the constructor, but for what a study decides itself."""
-    parameters = inspect.signature(algorithm.__init__).parameters  # type: ignore[misc]  # of a class, not of an instance
-    return {name: each for name, each in parameters.items() if name not in OURS}
+    parameters = dict(inspect.signature(algorithm.__init__).parameters)  # type: ignore[misc]  # of a class, not of an instance
+    ours: tuple[str, ...] = OURS
+    if issubclass(algorithm, AsyncGIPO):  # which hands on what it does not know
+        parameters, ours = {**inspect.signature(GIPO.__init__).parameters, **parameters}, (*OURS, *OURS_OF_ACTORS)
+    return {name: each for name, each in parameters.items() if name not in ours}
 
 
 def package_defaults(algorithm: type) -> dict[str, Any]:
@@ -210,8 +217,12 @@ def make_model(run: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
     algorithm = find_algorithm(run["algorithm"]["class"])
     settings = resolve(run["algorithm"]["settings"], env, algorithm)
     policy = run["algorithm"]["policy"]
+    source: Any = env
+    if issubclass(algorithm, AsyncGIPO):  # its actors make their own
+        source = run["task"]["id"]
+        settings |= {"env_kwargs": run["task"]["kwargs"], "envs_per_actor": run["n_envs"], "normalize": run["normalize"]}
     try:
-        model: BaseAlgorithm = algorithm(policy, env, seed=run["seed"], **settings)  # type: ignore[call-arg]
+        model: BaseAlgorithm = algorithm(policy, source, seed=run["seed"], **settings)  # type: ignore[call-arg]
     except ValueError as error:
         names = list(algorithm.policy_aliases)
         if not names or policy in names:

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo.callbacks import UtilizationCallback
 from sb3_gipo.callbacks.observers import is_clipped
+from sb3_gipo.distributed import AsyncGIPO
 from sb3_gipo.pages import write_json
 from sb3_gipo.studies import folder
 from sb3_gipo.studies.contestants import make_envs, make_model
@@ -89,6 +90,8 @@ def carry_out(configuration: dict[str, Any], progress: Path | None = None) -> di
     recorder = _recorder(eval_env, configuration, progress)
     _train(model, recorder, configuration["steps"])
     training_seconds = recorder.training_seconds
+    if isinstance(model, AsyncGIPO):
+        model.close()
     env.close()
     eval_env.close()
     return {

@@ -28,6 +28,7 @@ from tests.studies.synthetic import study
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 16, "batch_size": 32, "n_epochs": 2},
     "gipo": {"n_steps": 16, "batch_size": 32, "n_epochs": 2},
+    "asyncgipo": {"n_steps": 16, "batch_size": 32, "n_epochs": 2, "num_actors": 1, "backend": "serial"},
     "a2c": {},
     "dqn": {"learning_starts": 20, "buffer_size": 1000, "target_update_interval": 20},
     "sac": {"learning_starts": 20, "buffer_size": 1000, "batch_size": 16, "policy_kwargs": {"net_arch": [8]}},
@@ -53,6 +54,25 @@ def configuration(algorithm: str, number: int = 4, **changes: Any) -> dict[str, 
     return found.runs()[0].configuration
 
 
+def test_actors_are_given_what_the_study_says() -> None:
+    """The serial twin, which makes its environments itself, is GIPO with those of the study: the same record."""
+    task = {"id": "MetaWorld/reach-v3", "kwargs": {"stagger": True}}
+    changes: dict[str, Any] = {"steps": 128, "seeds": [5], "n_envs": 2, "evaluations": {"number": 2, "episodes": 1}}
+    how = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    algorithms = {
+        "a": {"algorithm": "gipo", **how},
+        "b": {"algorithm": "asyncgipo", "num_actors": 1, "backend": "serial", **how},
+    }
+    runs = study(tasks=[task], algorithms=algorithms, **changes).runs()
+    one, other = (carry_out(run.configuration)["evaluations"] for run in runs)
+    for key in ("returns", "steps", "gradient_steps"):
+        # at step 0 the learner has not heard of the first observation of its actors yet, which counts among the statistics
+        assert [each[key] for each in one[1:]] == [each[key] for each in other[1:]], key
+    arguments = runs[1].configuration["algorithm"]["arguments"]
+    assert (arguments["num_actors"], arguments["sigma"], arguments["backend"]) == (1, 0.3, "serial")
+    assert not {"kwargs", "args", "env_kwargs"} & set(arguments)
+
+
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_record(algorithm: str) -> None:
     """Of every kind of algorithm: planned evaluations at exact steps, counts that rise, standard JSON."""
@@ -74,7 +94,7 @@ def test_record(algorithm: str) -> None:
     assert {"python", "torch", "stable_baselines3", "sb3_gipo", "gymnasium", "numpy"} <= set(record["versions"])
     assert (record["hardware"]["threads"], record["hardware"]["device"]) == (1, "cpu")
     assert re.fullmatch("[0-9a-f]{12}", record["versions"]["sb3_gipo sources"])
-    if algorithm in ("ppo", "gipo", "recurrentppo"):
+    if algorithm in ("ppo", "gipo", "asyncgipo", "recurrentppo"):
         logged = set(record["traces"][-1]["mean"])  # of the rollout that ended at step 96
         assert {"lag/abs_log_rho_p95", "utilization/near_zero_frac", "train/approx_kl"} <= logged
         assert "train/approx_kl" in record["traces"][-1]["max"]
