@@ -13,7 +13,7 @@ import statistics
 from typing import Any
 
 from benchmarks.asynchronous.common import store
-from benchmarks.asynchronous.throughput import NUMBER, TASK, WARM_UP
+from benchmarks.asynchronous.throughput import LEAD, NUMBER, TASK, WARM_UP
 from benchmarks.asynchronous.turns import Contestant, measure, rates, spec
 from benchmarks.speed.common import markdown, ratios, spread
 
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     steps, rounds, warm_up = (1024, 2, 1024) if args.quick else (args.steps, args.rounds, WARM_UP)
     once = {"gradient_steps": 512 // BATCH, "batch_size": BATCH}
     contestants = {
-        ONCE: Contestant(spec("AsyncGIPO", TASK, NUMBER, once), 2048, steps),
-        DEFAULTS: Contestant(spec("AsyncGIPO", TASK, NUMBER, {}), 2048, steps),
+        ONCE: Contestant(spec("AsyncGIPO", TASK, NUMBER, once), LEAD, steps, warm_up),
+        DEFAULTS: Contestant(spec("AsyncGIPO", TASK, NUMBER, {}), LEAD, steps, warm_up),
     }
     for peer, option in PEERS.items():
         python = getattr(args, option)
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{peer} is left out: `--{option.replace('_', '-')} PATH` names an interpreter that has it.")
             continue
         for name, arguments in {"each sample once": {"batch": BATCH}, "defaults": {"defaults": True}}.items():
-            contestants[f"{peer}, {name}"] = Contestant(spec(peer, TASK, NUMBER, arguments), 2048, steps, python)
-    found = measure(contestants, rounds, warm_up)
+            contestants[f"{peer}, {name}"] = Contestant(spec(peer, TASK, NUMBER, arguments), LEAD, steps, warm_up, python)
+    found = measure(contestants, rounds)
     print(table(found))
     store("peers", args, found)
     return int(bool(found["left_out"]))

@@ -16,6 +16,7 @@ from benchmarks.speed.common import markdown, ratios, spread
 TARGET = 1.5
 TASK = "sb3_gipo.envs:MetaWorld/reach-v3"  # known in every process
 NUMBER = 2
+LEAD = NUMBER * 512 * 3  # what waits when a unit begins, and the rollouts whose actors waited before them
 OURS = "AsyncGIPO, 2 actors"
 WARM_UP = 10_240  # the replay is full then, and as many minibatches are taken as ever will be
 
@@ -28,11 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     steps, rounds, warm_up = (1024, 2, 1024) if args.quick else (args.steps, args.rounds, WARM_UP)
     contestants = {
-        f"GIPO, {kind}": Contestant(spec("GIPO", TASK, NUMBER, {}, vec_env=kind), 512, steps)
+        f"GIPO, {kind}": Contestant(spec("GIPO", TASK, NUMBER, {}, vec_env=kind), 512, steps, warm_up)
         for kind in ("DummyVecEnv", "SubprocVecEnv")
     }
-    contestants[OURS] = Contestant(spec("AsyncGIPO", TASK, NUMBER, {}), 2048, steps)
-    found = measure(contestants, rounds, warm_up)
+    contestants[OURS] = Contestant(spec("AsyncGIPO", TASK, NUMBER, {}), LEAD, steps, warm_up)
+    found = measure(contestants, rounds)
     print(table(found))
     store("throughput", args, {**found, "target": TARGET})
     return int(bool(found["left_out"]))

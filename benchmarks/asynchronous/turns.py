@@ -19,6 +19,7 @@ class Contestant(NamedTuple):
     spec: dict[str, Any]
     lead: int  # see :class:`benchmarks.asynchronous.worker.Contestant`
     steps: int  # of a unit
+    warm_up: int  # steps of a first turn that does not count
     python: str = sys.executable
 
 
@@ -35,11 +36,10 @@ def spec(algorithm: str, task: str, number: int, arguments: dict[str, Any], **fu
     return {**found, "cores": last_cores(CORES), "threads": 1, "seed": SEED}
 
 
-def measure(contestants: dict[str, Contestant], rounds: int, warm_up: int) -> dict[str, Any]:
+def measure(contestants: dict[str, Contestant], rounds: int) -> dict[str, Any]:
     """
     :param contestants: by name; one that fails is left out, and said so
     :param rounds: that count
-    :param warm_up: steps of a first turn that does not
     :return: the settings, the units of each, and who was left out why
     """
     workers: dict[str, Worker] = {}
@@ -70,7 +70,7 @@ def measure(contestants: dict[str, Contestant], rounds: int, warm_up: int) -> di
     try:
         for name, one in contestants.items():
             start(name, one)
-            ask(name, warm_up)
+            ask(name, one.warm_up)
         versions = {name: worker.versions for name, worker in workers.items()}
         calls = {name: (lambda name=name: ask(name)) for name in list(workers)}
         units = take_turns(calls, rounds)
@@ -96,7 +96,7 @@ def minibatches(found: dict[str, Any], name: str) -> str:
 
 
 def waits(found: dict[str, Any], name: str) -> str:
-    """:return: shares of the time that learner and actors waited, of the last iterations of the units"""
+    """:return: shares of the time that learner and actors waited, on the average of the iterations"""
     units = [unit for unit in found["units"][name] if "async/learner_wait" in unit]
     if not units:
         return ""
