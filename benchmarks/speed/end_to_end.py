@@ -57,14 +57,15 @@ class Worker:
     :param python: interpreter
     :param spec: what :mod:`benchmarks.speed.worker` builds
     :param timeout: seconds that it may take for an answer
+    :param module: what it runs
     """
 
-    def __init__(self, python: str, spec: dict[str, Any], timeout: float) -> None:
+    def __init__(self, python: str, spec: dict[str, Any], timeout: float, module: str = "benchmarks.speed.worker") -> None:
         self.timeout = timeout
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
-        threads = str(len(spec["cores"]))
+        threads = str(spec.get("threads", len(spec["cores"])))
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.speed.worker"],
+            [python, "-m", module],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,

@@ -17,6 +17,9 @@ class BackendFacts(NamedTuple):
     queue: int  # finished rollouts that wait to be taken
     restarts: int = 0
     lost_rollouts: int = 0  # half-made when their actor failed
+    raised: int = 0  # actors that failed with an exception,
+    died: int = 0  # whose process ended,
+    hung: int = 0  # that were silent for too long
     object_store_mb: float = 0.0  # shared memory in use: rollouts on their way, weights
 
 

@@ -1,6 +1,9 @@
 """Which actors are well, which are started again and when: bookkeeping of times and numbers, nothing that runs."""
 
 import dataclasses
+from typing import Literal
+
+Reason = Literal["raised", "died", "hung"]
 
 
 class ActorsFailedError(RuntimeError, ValueError):
@@ -17,6 +20,7 @@ class _Record:
     begin_at: float  # not to be started before
     ready: bool = False  # its environments are made
     in_a_row: int = 0  # failures since the latest rollout
+    starts: int = 0
 
 
 class Supervisor:
@@ -46,9 +50,11 @@ class Supervisor:
         self._records = [_Record(now, now) for _ in range(num_actors)]
         self._patience, self._hang_after, self._making_takes = patience, hang_after, max(making_takes, hang_after)
         self._back_off, self._longest = back_off, longest_back_off
+        self.failures: dict[Reason, int] = {"raised": 0, "died": 0, "hung": 0}
         self.restarts = 0  # in all
         self.lost_rollouts = 0  # half-made when their actor failed
         self.first_failure: str | None = None
+        self._given_up: ActorsFailedError | None = None
 
     def may_start(self, actor: int, now: float) -> bool:
         """
@@ -63,7 +69,10 @@ class Supervisor:
         :param actor: that was started just now
         :param now: the time
         """
-        self._records[actor].sign, self._records[actor].ready = now, False
+        record = self._records[actor]
+        self.restarts += record.starts > 0
+        record.starts += 1
+        record.sign, record.ready = now, False
 
     def is_ready(self, actor: int, now: float) -> None:
         """
@@ -96,23 +105,33 @@ class Supervisor:
         record = self._records[actor]
         return now - record.sign > (self._hang_after if record.ready else self._making_takes)
 
-    def failed(self, actor: int, now: float, why: str) -> None:
+    def failed(self, actor: int, now: float, why: str, reason: Reason, lost_rollout: bool = True) -> None:
         """
         :param actor: that failed
         :param now: the time
         :param why: with the traceback, where there is one
-        :raises ActorsFailedError: when that was one failure too many
+        :param reason: what kind of failure it was: an exception, the end of its process, or silence
+        :param lost_rollout: whether it was in the middle of one
         """
         record = self._records[actor]
         record.in_a_row += 1
-        self.lost_rollouts += 1
+        self.failures[reason] += 1
+        self.lost_rollouts += lost_rollout
         if self.first_failure is None:
             self.first_failure = why
-        if record.in_a_row >= self._patience:
-            raise ActorsFailedError(
+        if record.in_a_row >= self._patience and self._given_up is None:
+            self._given_up = ActorsFailedError(
                 f"Actor {actor} failed {record.in_a_row} times in a row without finishing a rollout. What had arrived is in "
                 "the replay, and the model is as it was after its latest update.\nThe first failure of the run:\n"
                 f"{self.first_failure}"
             )
-        self.restarts += 1
         record.begin_at = now + min(self._back_off * 2 ** (record.in_a_row - 1), self._longest)
+
+    def check(self) -> None:
+        """
+        Apart from :meth:`failed`, so that what the other actors have finished by then is taken first.
+
+        :raises ActorsFailedError: when there was one failure too many
+        """
+        if self._given_up is not None:
+            raise self._given_up

@@ -1,28 +1,31 @@
 """Actors in processes of Ray, on this machine or a cluster. The one file that knows of Ray."""
 
 import logging
+import threading
 import time
 from typing import Any, NamedTuple
 
 import ray
 import torch as th
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
 from sb3_gipo.distributed.environments import seed_of
 from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, EvaluationPlan, Evaluator
-from sb3_gipo.distributed.faults import Supervisor
+from sb3_gipo.distributed.faults import Reason, Supervisor
 from sb3_gipo.distributed.published import Published
 
 POLL_SECONDS = 0.5
-_COLLECT, _OFFER = "collect", "offer"
+_COLLECT, _OFFER, _LIVE = "collect", "offer", "live"
 _STORE = "object_store_memory"
 
 
 class _RemoteActor:
     """An actor in a process of its own: one thread collects, another takes what is offered meanwhile."""
+
+    _failed = False
 
     def __init__(self, plan: ActorPlan, index: int, times_started: int, weights: Published) -> None:
         th.set_num_threads(1)  # as many processes as there are cores
@@ -37,11 +40,21 @@ class _RemoteActor:
 
     @ray.method(concurrency_group=_COLLECT)
     def collect(self) -> Collected:
-        return self._actor.collect()
+        if self._failed:  # those that were asked for already are not made by an environment that is broken
+            raise RuntimeError("This actor has failed before.")
+        self._failed = True
+        collected = self._actor.collect()
+        self._failed = False
+        return collected
 
     @ray.method(concurrency_group=_OFFER)
     def offer(self, weights: Published) -> None:
         self._actor.offer(weights)
+
+    @ray.method(concurrency_group=_LIVE)
+    def live(self) -> None:
+        """As long as the process does."""
+        threading.Event().wait()
 
 
 class _RemoteEvaluator:
@@ -108,6 +121,7 @@ class RayEvaluator:
 class _Running(NamedTuple):
     handle: Any
     ready: Any  # a reference that is there when its environments are made
+    life: Any  # a reference that is there, an error, when its process has ended
     rollouts: list[Any]  # references of those under way or waiting to be taken, oldest first
 
 
@@ -138,7 +152,7 @@ class RayBackend:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
         self._resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
-        self._remote = self._make(_RemoteActor, concurrency_groups={_COLLECT: 1, _OFFER: 1})
+        self._remote = self._make(_RemoteActor, concurrency_groups={_COLLECT: 1, _OFFER: 1, _LIVE: 1})
         self._evaluators: list[RayEvaluator] = []
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
         self._running: list[_Running | None] = [None] * num_actors
@@ -185,8 +199,10 @@ class RayBackend:
         queue = len(ray.wait(references, num_returns=len(references), timeout=0)[0]) if references else 0
         size, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
         store_mb = (size.get(_STORE, 0.0) - free.get(_STORE, 0.0)) / 1e6
-        restarts, lost = self._supervisor.restarts, self._supervisor.lost_rollouts
-        return BackendFacts(len(running), queue, restarts, lost, object_store_mb=store_mb)
+        watch = self._supervisor
+        return BackendFacts(
+            len(running), queue, watch.restarts, watch.lost_rollouts, **watch.failures, object_store_mb=store_mb
+        )
 
     def close(self) -> None:
         """End the actors, and Ray where it was started here."""
@@ -203,19 +219,21 @@ class RayBackend:
         return remote(**self._resources, max_restarts=0, **more)(what)
 
     def _keep_busy(self) -> None:
+        self._supervisor.check()
         now = time.monotonic()
         for index, running in enumerate(self._running):
             if running is None and self._supervisor.may_start(index, now):
                 handle = self._remote.remote(self._plan, index, self._times_started[index], self._weights)
-                self._running[index] = running = _Running(handle, handle.ready.remote(), [])
+                self._running[index] = running = _Running(handle, handle.ready.remote(), handle.live.remote(), [])
                 self._times_started[index] += 1
                 self._supervisor.started(index, now)
-            while running is not None and len(running.rollouts) < self._ahead:
+            # who has died is asked for nothing: what it did not begin is not lost
+            while running is not None and len(running.rollouts) < self._ahead and not _is_there(running.life):
                 running.rollouts.append(running.handle.collect.remote())
 
     def _take_finished(self, at_most: int, seconds: float) -> list[Collected]:
         in_turn = [(index, self._running[index]) for index in self._turns]
-        owners = {running.rollouts[0]: index for index, running in in_turn if running is not None}
+        owners = {running.rollouts[0]: index for index, running in in_turn if running is not None and running.rollouts}
         if not owners:
             time.sleep(seconds)
             return []
@@ -234,8 +252,7 @@ class RayBackend:
         try:
             collected: Collected = ray.get(reference)
         except (RayActorError, RayTaskError) as error:
-            self._end(index)
-            self._supervisor.failed(index, now, str(error))
+            self._fail(index, now, error)
             return None
         running = self._running[index]
         assert running is not None
@@ -250,15 +267,43 @@ class RayBackend:
         for index, running in enumerate(self._running):
             if running is None:
                 continue
-            if ray.wait([running.ready], timeout=0)[0]:
+            if not running.rollouts:
+                self._fetch(index, running.life)  # died with nothing to do
+                continue
+            if _is_there(running.ready):
                 self._supervisor.is_ready(index, now)
-            if ray.wait(running.rollouts[:1], timeout=0)[0]:
+            if _is_there(running.rollouts[0]):
                 self._supervisor.waits(index, now)  # for us
             elif self._supervisor.hangs(index, now):
-                self._end(index)
-                self._supervisor.failed(index, now, f"Actor {index} gave no rollout for too long and was ended.")
+                self._fail(index, now, None)
+
+    def _fail(self, index: int, now: float, error: RayActorError | RayTaskError | None) -> None:
+        """:param error: what its rollout is instead; ``None``: it is silent"""
+        running = self._running[index]
+        assert running is not None
+        reason: Reason = "hung"
+        if error is not None:
+            reason = "raised" if isinstance(error, RayTaskError) or error.actor_init_failed else "died"
+        why = f"Actor {index} gave no rollout for too long and was ended." if error is None else str(error)
+        lost_rollout = bool(running.rollouts) and _succeeded(running.ready)
+        self._end(index)
+        self._supervisor.failed(index, now, why, reason, lost_rollout)
 
     def _end(self, index: int) -> None:
         running, self._running[index] = self._running[index], None
         if running is not None:
             ray.kill(running.handle)
+
+
+def _is_there(reference: Any) -> bool:
+    """:return: at once, whether there is a result or an error"""
+    return bool(ray.wait([reference], timeout=0)[0])
+
+
+def _succeeded(reference: Any) -> bool:
+    """:return: at once, whether there is a result"""
+    try:
+        ray.get(reference, timeout=0)
+    except RayError:
+        return False
+    return True

@@ -39,12 +39,16 @@ def test_one_report() -> None:
     for _ in range(3):
         accounts.updated()
     time[0] = 110.0
-    assert accounts.report(BackendFacts(alive=2, queue=1, restarts=4, lost_rollouts=4, object_store_mb=1.5)) == pytest.approx(
+    facts = BackendFacts(alive=2, queue=1, restarts=4, lost_rollouts=3, raised=1, died=2, hung=1, object_store_mb=1.5)
+    assert accounts.report(facts) == pytest.approx(
         {
             "async/alive": 2,
             "async/queue": 1,
             "async/restarts": 4,
-            "async/lost_rollouts": 4,
+            "async/lost_rollouts": 3,
+            "async/raised": 1,
+            "async/died": 2,
+            "async/hung": 1,
             "async/object_store_mb": 1.5,
             "time/wait": 2.0,
             "async/learner_wait": 0.2,

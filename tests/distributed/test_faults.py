@@ -14,30 +14,35 @@ def test_waits_twice_as_long_after_each_failure_in_a_row() -> None:
     watch = supervisor(patience=9)
     for number, pause in enumerate((1.0, 2.0, 3.0, 3.0)):
         now = 100.0 * number
-        watch.failed(0, now, "broken")
+        watch.started(0, now)
+        watch.failed(0, now, "broken", "died", lost_rollout=number > 0)
         assert not watch.may_start(0, now + pause - 0.01)
         assert watch.may_start(0, now + pause)
         assert watch.may_start(1, now)
-    assert (watch.restarts, watch.lost_rollouts) == (4, 4)
+    assert (watch.restarts, watch.lost_rollouts) == (3, 3)
+    assert watch.failures == {"raised": 0, "died": 4, "hung": 0}
 
 
 def test_a_rollout_is_forgiveness() -> None:
     """Failures count in a row only."""
     watch = supervisor(patience=2)
     for now in range(5):
-        watch.failed(0, float(now), "broken")
+        watch.failed(0, float(now), "broken", "raised")
         watch.finished_rollout(0, float(now))
-    assert watch.restarts == 5
+    watch.check()
+    assert watch.failures == {"raised": 5, "died": 0, "hung": 0}
 
 
 def test_one_failure_too_many_shows_the_first() -> None:
     """Its traceback is that of the first failure of the run, whoever had it."""
     watch = supervisor(patience=3)
-    watch.failed(1, 0.0, "Traceback: the simulator has no licence")
-    watch.failed(0, 0.0, "later")
-    watch.failed(0, 1.0, "later")
+    watch.failed(1, 0.0, "Traceback: the simulator has no licence", "raised")
+    watch.failed(0, 0.0, "later", "hung")
+    watch.failed(0, 1.0, "later", "died")
+    watch.check()
+    watch.failed(0, 2.0, "later", "raised")
     with pytest.raises(ActorsFailedError, match=r"Actor 0 failed 3 times(?s:.*)no licence"):
-        watch.failed(0, 2.0, "later")
+        watch.check()
 
 
 def test_hangs_when_silent_for_too_long() -> None:

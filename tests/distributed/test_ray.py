@@ -96,7 +96,7 @@ def test_two_actors_fill_one_replay(tmp_path: Path) -> None:
     while {segment.actor_id for segment in replay.segments} != {0, 1}:  # one may have been made before the other
         model.learn(16, reset_num_timesteps=False)  # with the same actors
     versions = replay.gather("policy_version", np.arange(len(replay)))
-    assert versions.max() > 0
+    assert versions.max() > 0  # the newest may be the first of an actor that was made late
     assert (versions < model.policy_version).all()
     seen = model.get_vec_normalize_env().obs_rms.count
     assert model.num_timesteps <= seen <= model.num_timesteps + 2 + 1e-3  # and the first observation of each actor

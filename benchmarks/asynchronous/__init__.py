@@ -1,0 +1,1 @@
+"""Asynchronous actors, measured and mistreated: see :mod:`benchmarks.asynchronous.__main__`."""
