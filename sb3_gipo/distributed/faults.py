@@ -44,10 +44,10 @@ class Supervisor:
         now: float,
     ) -> None:
         self._records = [_Record(now, now) for _ in range(num_actors)]
-        self._patience, self._hang_after, self._making_takes = patience, hang_after, max(making_takes, hang_after)
+        self._patience, self._hang_after, self.making_takes = patience, hang_after, max(making_takes, hang_after)
         self._back_off, self._longest = back_off, longest_back_off
         self.restarts = 0  # in all
-        self.lost_rollouts = 0  # half-made when their actor failed
+        self.lost_rollouts = 0  # half-made when their actor failed, or kept on a node that was lost
         self.first_failure: str | None = None
 
     def may_start(self, actor: int, now: float) -> bool:
@@ -94,18 +94,19 @@ class Supervisor:
         :return: whether it has been silent for too long
         """
         record = self._records[actor]
-        return now - record.sign > (self._hang_after if record.ready else self._making_takes)
+        return now - record.sign > (self._hang_after if record.ready else self.making_takes)
 
-    def failed(self, actor: int, now: float, why: str) -> None:
+    def failed(self, actor: int, now: float, why: str, lost: int = 1) -> None:
         """
         :param actor: that failed
         :param now: the time
         :param why: with the traceback, where there is one
+        :param lost: rollouts that went with it
         :raises ActorsFailedError: when that was one failure too many
         """
         record = self._records[actor]
         record.in_a_row += 1
-        self.lost_rollouts += 1
+        self.lost_rollouts += lost
         if self.first_failure is None:
             self.first_failure = why
         if record.in_a_row >= self._patience:
