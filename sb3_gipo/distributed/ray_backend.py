@@ -264,12 +264,13 @@ def _connect(address: str | None) -> None:
     try:
         _reach(address)
         ray.init(address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise ConnectionError(
             f'No Ray cluster could be joined at `ray_address="{address}"`: {error}\n"auto" and "host:port", as `ray start '
             "--head` printed it (port 6379), are for a machine that `ray start` has made a node of the cluster; "
             '"ray://host:10001" is for any other (pip install "ray[client]"). Without `ray_address` the actors run on this '
-            "machine. `ray status` says what runs; the versions of Ray and Python must be the same on all machines."
+            "machine. `ray status` says what runs; the versions of Ray and Python, and the token of a guarded cluster "
+            "(`RAY_AUTH_MODE=token`), must be the same on all machines."
         ) from error
 
 
