@@ -27,7 +27,9 @@ terminal_obs, actions, rewards = rng.normal(size=(1, 4)), np.ones((5, 2)), np.on
 terminated, truncated, log_probs = np.zeros((5, 2)), np.zeros((5, 2)), np.full((5, 2), -0.7)
 truncated[2, 1] = 1
 """
-SMALLER = {"60_000": "2_048", "50_000": "1_024", "100_000": "64", "n_steps=1024": "n_steps=256"}
+SMALLER = {"60_000": "2_048", "50_000": "1_024", "100_000": "64", "n_steps=1024": "n_steps=256", "10_000_000": "256"}
+# What a page says of a cluster, where there is none.
+SMALLER |= {'ray_address="auto"': "n_steps=64", '"resources": {"simulator": 1}, ': "", "num_actors=64": "num_actors=2"}
 
 
 def run(arguments: list[str], folder: Path, timeout: float = 200, codes: tuple[int, ...] = (0,)) -> str:
@@ -66,6 +68,18 @@ def test_demo_leaves_what_it_promises(tmp_path: Path) -> None:
     assert "video.mp4" in left or "apt-get install" in printed
     with np.load(tmp_path / "out" / "evaluations.npz") as evaluations:
         assert evaluations["successes"].shape == evaluations["results"].shape
+
+
+@pytest.mark.slow
+def test_distributed_trains(tmp_path: Path) -> None:
+    """Actors in processes of Ray, started for it and ended with it; the model is left."""
+    example = str(ROOT / "examples" / "distributed.py")
+    printed = run([example, "--steps", "1024", "--actors", "2", "--env", "CartPole-v1"], tmp_path)
+    steps, actors = re.search(
+        r"^(\d+) steps by (\d) actors .* mean return of the last episodes: \d", printed, re.MULTILINE
+    ).groups()
+    assert (int(steps) >= 1024, actors) == (True, "2")
+    assert (tmp_path / "distributed.zip").exists()
 
 
 STALE_REPLAY = ROOT / "benchmarks" / "results" / "stale_replay.json"

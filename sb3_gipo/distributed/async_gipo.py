@@ -58,8 +58,10 @@ class AsyncGIPO(GIPO):
         ``"max"``: as fast as possible, without waiting for anything new
     :param backend: ``"ray"``: in processes; ``"serial"``: in this one, one after another, exactly reproducible
     :param lag: of ``"serial"`` only: how many published policies old the one is that acts
-    :param ray_address: of a running cluster, ``"auto"`` to find it; ``None``: one for this process
-    :param actor_resources: what an actor needs, arguments of ``ray.remote``, such as ``{"num_cpus": 2}``
+    :param ray_address: of a running cluster: ``"auto"`` to find it, ``"host:port"`` or ``"ray://host:port"``; ``None``: one
+        for this process
+    :param actor_resources: what an actor needs and where it may be, arguments of ``ray.remote``, such as ``{"num_cpus": 2,
+        "resources": {"simulator": 1}, "scheduling_strategy": "SPREAD"}``; see docs/distributed.md
     :param hang_seconds: an actor without a rollout for so long is started again
     :param max_failures: failures of an actor in a row, without a rollout in between, at which training stops
     :param checkpoint_path: folder in which the learner leaves itself, with its replay, every so often, at the end, on SIGTERM

@@ -48,11 +48,11 @@ class Supervisor:
         now: float,
     ) -> None:
         self._records = [_Record(now, now) for _ in range(num_actors)]
-        self._patience, self._hang_after, self._making_takes = patience, hang_after, max(making_takes, hang_after)
+        self._patience, self._hang_after, self.making_takes = patience, hang_after, max(making_takes, hang_after)
         self._back_off, self._longest = back_off, longest_back_off
         self.failures: dict[Reason, int] = {"raised": 0, "died": 0, "hung": 0}
         self.restarts = 0  # in all
-        self.lost_rollouts = 0  # half-made when their actor failed
+        self.lost_rollouts = 0  # half-made when their actor failed, or kept on a node that was lost
         self.first_failure: str | None = None
         self._given_up: ActorsFailedError | None = None
 
@@ -103,20 +103,20 @@ class Supervisor:
         :return: whether it has been silent for too long
         """
         record = self._records[actor]
-        return now - record.sign > (self._hang_after if record.ready else self._making_takes)
+        return now - record.sign > (self._hang_after if record.ready else self.making_takes)
 
-    def failed(self, actor: int, now: float, why: str, reason: Reason, lost_rollout: bool = True) -> None:
+    def failed(self, actor: int, now: float, why: str, reason: Reason, lost: int = 1) -> None:
         """
         :param actor: that failed
         :param now: the time
         :param why: with the traceback, where there is one
         :param reason: what kind of failure it was: an exception, the end of its process, or silence
-        :param lost_rollout: whether it was in the middle of one
+        :param lost: rollouts that went with it
         """
         record = self._records[actor]
         record.in_a_row += 1
         self.failures[reason] += 1
-        self.lost_rollouts += lost_rollout
+        self.lost_rollouts += lost
         if self.first_failure is None:
             self.first_failure = why
         if record.in_a_row >= self._patience and self._given_up is None:

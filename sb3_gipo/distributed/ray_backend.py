@@ -1,125 +1,28 @@
-"""Actors in processes of Ray, on this machine or a cluster. The one file that knows of Ray."""
+"""Actors in processes of Ray, on this machine or a cluster. Only this file and its two neighbours, ``ray_*``, know of Ray."""
 
-import logging
-import threading
+import dataclasses
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
-import torch as th
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from stable_baselines3.common.utils import set_random_seed
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from sb3_gipo.distributed.accounts import BackendFacts
-from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
-from sb3_gipo.distributed.environments import seed_of
-from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, EvaluationPlan, Evaluator
+from sb3_gipo.distributed.actor import ActorPlan, Collected
+from sb3_gipo.distributed.evaluation import EvaluationPlan
 from sb3_gipo.distributed.faults import Reason, Supervisor
+from sb3_gipo.distributed.placement import Places, demand
 from sb3_gipo.distributed.published import Published
+from sb3_gipo.distributed.ray_cluster import connect, resources_of_nodes, store_megabytes
+from sb3_gipo.distributed.ray_processes import GROUPS, RayEvaluator, RemoteActor, RemoteEvaluator
 
 POLL_SECONDS = 0.5
-_COLLECT, _OFFER, _LIVE = "collect", "offer", "live"
-_STORE = "object_store_memory"
 
 
-class _RemoteActor:
-    """An actor in a process of its own: one thread collects, another takes what is offered meanwhile."""
-
-    _failed = False
-
-    def __init__(self, plan: ActorPlan, index: int, times_started: int, weights: Published) -> None:
-        th.set_num_threads(1)  # as many processes as there are cores
-        if plan.seed is not None:  # its own exploration, another one each time it is started
-            set_random_seed(seed_of(plan.seed, plan.life, index, times_started))
-        self._actor = Actor(plan, index, times_started)
-        self._actor.offer(weights)
-
-    @ray.method(concurrency_group=_COLLECT)
-    def ready(self) -> bool:
-        return True
-
-    @ray.method(concurrency_group=_COLLECT)
-    def collect(self) -> Collected:
-        if self._failed:  # those that were asked for already are not made by an environment that is broken
-            raise RuntimeError("This actor has failed before.")
-        self._failed = True
-        collected = self._actor.collect()
-        self._failed = False
-        return collected
-
-    @ray.method(concurrency_group=_OFFER)
-    def offer(self, weights: Published) -> None:
-        self._actor.offer(weights)
-
-    @ray.method(concurrency_group=_LIVE)
-    def live(self) -> None:
-        """As long as the process does."""
-        threading.Event().wait()
-
-
-class _RemoteEvaluator:
-    """An evaluator in a process of its own."""
-
-    def __init__(self, plan: EvaluationPlan) -> None:
-        th.set_num_threads(1)
-        if plan.seed is not None:
-            set_random_seed(plan.seed)
-        self._evaluator = Evaluator(plan)
-
-    def evaluate(self, weights: Published, step: int) -> Evaluation:
-        return self._evaluator.evaluate(weights, step)
-
-
-class RayEvaluator:
-    """
-    :param remote: class of the process
-    :param plan: how to build it
-    """
-
-    def __init__(self, remote: Any, plan: EvaluationPlan) -> None:
-        self._remote, self._plan = remote, plan
-        self._handle: Any = None
-        self._under_way: Any = None  # a reference
-
-    @property
-    def busy(self) -> bool:
-        """Whether it was given a policy whose result has not been taken."""
-        return self._under_way is not None
-
-    def submit(self, weights: Published, step: int) -> None:
-        """
-        :param weights: to be evaluated
-        :param step: of all environments
-        """
-        if self._handle is None:
-            self._handle = self._remote.remote(self._plan)
-        self._under_way = self._handle.evaluate.remote(weights, step)
-
-    def take(self, seconds: float) -> Evaluation | None:
-        """
-        :param seconds: to wait for it, at most
-        :return: the result, where there is one
-        :raises EvaluationFailedError: where there will be none; the next policy goes to a new process
-        """
-        if self._under_way is None or not ray.wait([self._under_way], timeout=seconds)[0]:
-            return None
-        try:
-            found: Evaluation = ray.get(self._under_way)
-        except (RayActorError, RayTaskError) as error:
-            self.close()
-            raise EvaluationFailedError(str(error)) from error
-        self._under_way = None
-        return found
-
-    def close(self) -> None:
-        """End its process."""
-        if self._handle is not None:
-            ray.kill(self._handle)
-        self._handle = self._under_way = None
-
-
-class _Running(NamedTuple):
+@dataclasses.dataclass
+class _Running:
     handle: Any
+    placing: Any  # a reference that is there when it has a process; ``None`` when that is known
     ready: Any  # a reference that is there when its environments are made
     life: Any  # a reference that is there, an error, when its process has ended
     rollouts: list[Any]  # references of those under way or waiting to be taken, oldest first
@@ -136,6 +39,7 @@ class RayBackend:
     :param supervisor: who is started again, and when
     :param address: of a running cluster, ``"auto"`` to find it; ``None``: one for this process
     :param resources: what an actor needs, arguments of ``ray.remote``
+    :raises ConnectionError: where no cluster is to be reached there
     """
 
     def __init__(
@@ -147,14 +51,15 @@ class RayBackend:
         address: str | None = None,
         resources: dict[str, Any] | None = None,
     ) -> None:
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
         self._resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
-        self._remote = self._make(_RemoteActor, concurrency_groups={_COLLECT: 1, _OFFER: 1, _LIVE: 1})
-        self._evaluators: list[RayEvaluator] = []
+        self._remote = self._make(RemoteActor, concurrency_groups=GROUPS)
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            connect(address)
+        self._places = Places(demand(self._resources), num_actors, supervisor.making_takes, time.monotonic())
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
+        self._evaluators: list[RayEvaluator] = []
         self._running: list[_Running | None] = [None] * num_actors
         self._times_started = [0] * num_actors
         self._turns = list(range(num_actors))  # whose rollout is taken first; who had one goes to the end
@@ -166,7 +71,7 @@ class RayBackend:
         """
         self._weights = ray.put(weights)
         for running in self._running:
-            if running is not None:
+            if running is not None and running.placing is None:  # else every policy would be kept until it has a place
                 running.handle.offer.remote(self._weights)
 
     def drain(self, wait: bool, at_most: int) -> list[Collected]:
@@ -174,19 +79,20 @@ class RayBackend:
         :param wait: for a rollout where none is finished, but for no longer than a moment
         :param at_most: how many to take
         :return: the finished rollouts
-        :raises ActorsFailedError: when an actor failed too often
+        :raises ActorsFailedError: when an actor failed too often, or none finds a place
         """
         self._keep_busy()
         found = self._take_finished(at_most, POLL_SECONDS if wait else 0.0)
         self._end_those_that_hang()
+        self._look_for_places()
         return found
 
-    def evaluator(self, plan: EvaluationPlan) -> "RayEvaluator":
+    def evaluator(self, plan: EvaluationPlan) -> RayEvaluator:
         """
         :param plan: how to build it
         :return: who evaluates policies, in a process of its own; ends with the actors
         """
-        evaluator = RayEvaluator(self._make(_RemoteEvaluator), plan)
+        evaluator = RayEvaluator(self._make(RemoteEvaluator), plan)
         self._evaluators.append(evaluator)
         return evaluator
 
@@ -194,18 +100,14 @@ class RayBackend:
         """
         :return: how the actors are
         """
-        running = [each for each in self._running if each is not None]
+        running = [each for each in self._running if each is not None and each.placing is None]
         references = [reference for each in running for reference in each.rollouts]
-        queue = len(ray.wait(references, num_returns=len(references), timeout=0)[0]) if references else 0
-        size, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
-        store_mb = (size.get(_STORE, 0.0) - free.get(_STORE, 0.0)) / 1e6
-        watch = self._supervisor
-        return BackendFacts(
-            len(running), queue, watch.restarts, watch.lost_rollouts, **watch.failures, object_store_mb=store_mb
-        )
+        queue = len(_those_there(references))
+        watch, store = self._supervisor, store_megabytes()
+        return BackendFacts(len(running), queue, watch.restarts, watch.lost_rollouts, **watch.failures, object_store_mb=store)
 
     def close(self) -> None:
-        """End the actors, and Ray where it was started here."""
+        """End the actors; end Ray where it was started here, leave a cluster that was joined here."""
         for index in range(len(self._running)):
             self._end(index)
         for evaluator in self._evaluators:
@@ -224,7 +126,8 @@ class RayBackend:
         for index, running in enumerate(self._running):
             if running is None and self._supervisor.may_start(index, now):
                 handle = self._remote.remote(self._plan, index, self._times_started[index], self._weights)
-                self._running[index] = running = _Running(handle, handle.ready.remote(), handle.live.remote(), [])
+                asked = handle.placed.remote(), handle.ready.remote(), handle.live.remote()
+                self._running[index] = running = _Running(handle, *asked, [])
                 self._times_started[index] += 1
                 self._supervisor.started(index, now)
             # who has died is asked for nothing: what it did not begin is not lost
@@ -239,7 +142,7 @@ class RayBackend:
             return []
         finished, _ = ray.wait(list(owners), num_returns=1, timeout=seconds)
         if finished:  # whoever has finished meanwhile
-            finished, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+            finished = _those_there(list(owners))
         found = []
         for reference in finished[:at_most]:
             collected = self._fetch(owners[reference], reference)
@@ -251,7 +154,7 @@ class RayBackend:
         now = time.monotonic()
         try:
             collected: Collected = ray.get(reference)
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:  # it raised or died, or its node is lost, with what was finished there
             self._fail(index, now, error)
             return None
         running = self._running[index]
@@ -261,6 +164,20 @@ class RayBackend:
         self._turns.append(index)
         self._supervisor.finished_rollout(index, now)
         return collected
+
+    def _look_for_places(self) -> None:
+        """An actor without a place waits, as long as others work; but that is said."""
+        now, waiting = time.monotonic(), 0
+        for index, running in enumerate(self._running):
+            if running is None or running.placing is None:
+                continue
+            if _is_there(running.placing):
+                running.placing = None
+                running.handle.offer.remote(self._weights)  # what was published meanwhile
+            else:
+                self._supervisor.waits(index, now)
+                waiting += 1
+        self._places.look(waiting, now, resources_of_nodes)
 
     def _end_those_that_hang(self) -> None:
         now = time.monotonic()
@@ -277,17 +194,16 @@ class RayBackend:
             elif self._supervisor.hangs(index, now):
                 self._fail(index, now, None)
 
-    def _fail(self, index: int, now: float, error: RayActorError | RayTaskError | None) -> None:
+    def _fail(self, index: int, now: float, error: RayError | None) -> None:
         """:param error: what its rollout is instead; ``None``: it is silent"""
         running = self._running[index]
         assert running is not None
-        reason: Reason = "hung"
-        if error is not None:
-            reason = "raised" if isinstance(error, RayTaskError) or error.actor_init_failed else "died"
+        reason: Reason = "hung" if error is None else "raised" if _raised(error) else "died"
         why = f"Actor {index} gave no rollout for too long and was ended." if error is None else str(error)
-        lost_rollout = bool(running.rollouts) and _succeeded(running.ready)
+        half_made = bool(running.rollouts) and _succeeded(running.ready)
+        lost = min(sum(map(_is_lost, _those_there(running.rollouts))) + half_made, len(running.rollouts))
         self._end(index)
-        self._supervisor.failed(index, now, why, reason, lost_rollout)
+        self._supervisor.failed(index, now, why, reason, lost)
 
     def _end(self, index: int) -> None:
         running, self._running[index] = self._running[index], None
@@ -297,7 +213,13 @@ class RayBackend:
 
 def _is_there(reference: Any) -> bool:
     """:return: at once, whether there is a result or an error"""
-    return bool(ray.wait([reference], timeout=0)[0])
+    return bool(_those_there([reference]))
+
+
+def _those_there(references: list[Any]) -> list[Any]:
+    """:return: at once, those with a result or an error"""
+    found: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
+    return found
 
 
 def _succeeded(reference: Any) -> bool:
@@ -307,3 +229,19 @@ def _succeeded(reference: Any) -> bool:
     except RayError:
         return False
     return True
+
+
+def _is_lost(reference: Any) -> bool:
+    """Whether it was finished, and then lost with the node that kept it."""
+    try:
+        ray.get(reference)
+    except ObjectLostError:
+        return True
+    except RayError:
+        pass
+    return False
+
+
+def _raised(error: RayError) -> bool:
+    """Whether that is an exception of the environment or ours, not the end of a process."""
+    return isinstance(error, RayTaskError) or (isinstance(error, RayActorError) and error.actor_init_failed)

@@ -15,7 +15,7 @@ def test_waits_twice_as_long_after_each_failure_in_a_row() -> None:
     for number, pause in enumerate((1.0, 2.0, 3.0, 3.0)):
         now = 100.0 * number
         watch.started(0, now)
-        watch.failed(0, now, "broken", "died", lost_rollout=number > 0)
+        watch.failed(0, now, "broken", "died", lost=int(number > 0))
         assert not watch.may_start(0, now + pause - 0.01)
         assert watch.may_start(0, now + pause)
         assert watch.may_start(1, now)

@@ -1,0 +1,61 @@
+"""Joins a cluster of Ray, or starts one for this process."""
+
+import logging
+import os
+import pathlib
+import socket
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+REACH_SECONDS = 10.0  # to try whether there is anybody at an address
+
+
+def connect(address: str | None) -> None:
+    """
+    :param address: of a running cluster, as in ``AsyncGIPO``; ``None``: one for this process
+    :raises ConnectionError: in words
+    """
+    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:  # of our own, even where a cluster runs on this machine
+        ray.init("local", **quiet)
+        return
+    try:
+        _reach(address)
+        ray.init(address, **quiet)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ConnectionError(
+            f'No Ray cluster could be joined at `ray_address="{address}"`: {error}\n"auto" and "host:port", as `ray start '
+            "--head` printed it (port 6379), are for a machine that `ray start` has made a node of the cluster; "
+            '"ray://host:10001" is for any other (pip install "ray[client]"). Without `ray_address` the actors run on this '
+            "machine. `ray status` says what runs; the versions of Ray and Python, and the token of a guarded cluster "
+            "(`RAY_AUTH_MODE=token`), must be the same on all machines."
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """:raises OSError: where nobody answers; without a try Ray goes on trying for a quarter of an hour"""
+    if address == "auto":  # what Ray will take it for, see the documentation of `ray.init`
+        latest = pathlib.Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+        address = os.environ.get("RAY_ADDRESS") or (latest.read_text().strip() if latest.exists() else "auto")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://") and not (host and port.isdigit()):
+        raise ValueError("it has no port.")
+    if host and port.isdigit():  # what else is no address Ray says itself, and soon
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+
+
+def store_megabytes() -> float:
+    """:return: of shared memory in use, on all machines"""
+    size, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    return float(size.get(_STORE, 0.0) - free.get(_STORE, 0.0)) / 1e6
+
+
+def resources_of_nodes() -> list[dict[str, float]]:
+    """:return: what each machine has, in all"""
+    nodes: Any = ray.nodes  # without types
+    return [node["Resources"] for node in nodes() if node["Alive"]]
+
+
+_STORE = "object_store_memory"

@@ -1,0 +1,162 @@
+"""What runs in processes of Ray: an actor or an evaluator, and the calls that reach it there."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ray
+import torch as th
+from ray.exceptions import RayError
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
+from sb3_gipo.distributed.environments import seed_of
+from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, EvaluationPlan, Evaluator
+from sb3_gipo.distributed.published import Published
+
+# Groups of calls, each with a thread of its own.
+COLLECT, OFFER, LIVE = "collect", "offer", "live"
+GROUPS = {COLLECT: 1, OFFER: 1, LIVE: 1}
+T = TypeVar("T")
+
+
+class RemoteActor:
+    """
+    An actor in a process of its own: one thread makes it and collects, another takes what is offered meanwhile.
+
+    :param plan: how to build it
+    :param index: its number
+    :param times_started: how often it was started before
+    :param weights: to begin with
+    """
+
+    def __init__(self, plan: ActorPlan, index: int, times_started: int, weights: Published) -> None:
+        self._plan, self._index, self._times_started = plan, index, times_started
+        self._weights, self._lock = weights, threading.Lock()
+        self._actor: Actor | None = None
+        self._failure: Exception | None = None
+
+    @ray.method(concurrency_group=OFFER)
+    def placed(self) -> bool:
+        """There is a process; making its environments may take longer."""
+        return True
+
+    @ray.method(concurrency_group=COLLECT)
+    def ready(self) -> bool:
+        """Its environments are made."""
+        self._unless_failed(self._made)
+        return True
+
+    @ray.method(concurrency_group=COLLECT)
+    def collect(self) -> Collected:
+        """:return: the next rollout"""
+        return self._unless_failed(lambda: self._made().collect())
+
+    @ray.method(concurrency_group=OFFER)
+    def offer(self, weights: Published) -> None:
+        """
+        :param weights: to act with from the next rollout or step on
+        """
+        with self._lock:
+            self._weights = weights
+            if self._actor is not None:
+                self._actor.offer(weights)
+
+    @ray.method(concurrency_group=LIVE)
+    def live(self) -> None:
+        """As long as the process does."""
+        threading.Event().wait()
+
+    def _made(self) -> Actor:
+        if self._actor is None:
+            plan = self._plan
+            th.set_num_threads(1)  # as many processes as there are cores
+            if plan.seed is not None:  # its own exploration, another one each time it is started
+                set_random_seed(seed_of(plan.seed, plan.life, self._index, self._times_started))
+            actor = Actor(plan, self._index, self._times_started)
+            with self._lock:
+                actor.offer(self._weights)
+                self._actor = actor
+        return self._actor
+
+    def _unless_failed(self, work: Callable[[], T]) -> T:
+        """What was asked for already is not done by environments that are broken."""
+        if self._failure is not None:
+            raise RuntimeError("This actor has failed before.") from self._failure
+        try:
+            return work()
+        except Exception as error:
+            self._failure = error
+            raise
+
+
+class RemoteEvaluator:
+    """
+    An evaluator in a process of its own.
+
+    :param plan: how to build it
+    """
+
+    def __init__(self, plan: EvaluationPlan) -> None:
+        th.set_num_threads(1)
+        if plan.seed is not None:
+            set_random_seed(plan.seed)
+        self._evaluator = Evaluator(plan)
+
+    def evaluate(self, weights: Published, step: int) -> Evaluation:
+        """
+        :param weights: to be evaluated
+        :param step: of all environments
+        :return: what they are worth
+        """
+        return self._evaluator.evaluate(weights, step)
+
+
+class RayEvaluator:
+    """
+    The learner's end of it.
+
+    :param remote: :class:`RemoteEvaluator` with its resources
+    :param plan: how to build it
+    """
+
+    def __init__(self, remote: Any, plan: EvaluationPlan) -> None:
+        self._remote, self._plan = remote, plan
+        self._handle: Any = None
+        self._under_way: Any = None  # a reference
+
+    @property
+    def busy(self) -> bool:
+        """Whether it was given a policy whose result has not been taken."""
+        return self._under_way is not None
+
+    def submit(self, weights: Published, step: int) -> None:
+        """
+        :param weights: to be evaluated
+        :param step: of all environments
+        """
+        if self._handle is None:
+            self._handle = self._remote.remote(self._plan)
+        self._under_way = self._handle.evaluate.remote(weights, step)
+
+    def take(self, seconds: float) -> Evaluation | None:
+        """
+        :param seconds: to wait for it, at most
+        :return: the result, where there is one
+        :raises EvaluationFailedError: where there will be none; the next policy goes to a new process
+        """
+        if self._under_way is None or not ray.wait([self._under_way], timeout=seconds)[0]:
+            return None
+        try:
+            found: Evaluation = ray.get(self._under_way)
+        except RayError as error:
+            self.close()
+            raise EvaluationFailedError(str(error)) from error
+        self._under_way = None
+        return found
+
+    def close(self) -> None:
+        """End its process."""
+        if self._handle is not None:
+            ray.kill(self._handle)
+        self._handle = self._under_way = None

@@ -1,0 +1,250 @@
+"""A cluster of several nodes, all on this machine: where actors land, what is lost with a node, and who may end what."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from sb3_gipo.distributed import AsyncGIPO, backends, placement
+from sb3_gipo.distributed.faults import ActorsFailedError
+from sb3_gipo.distributed.placement import PlacementWarning, Places, demand, missing
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402  # where there is Ray
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "gradient_steps": 1, "replay_capacity": 4096, "device": "cpu"}
+STORE = 80_000_000  # bytes of shared memory, the least that Ray takes
+
+
+class Noted(gym.Env[np.ndarray, Any]):
+    """
+    Writes down, in a file named after its process, on which node it is and how many steps it has made. A rollout of it is
+    too large for Ray to send along with an answer: it stays on the node where it was made until it is taken.
+
+    :param folder: for the file
+    """
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (3000,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._steps = folder / str(os.getpid()), 0
+
+    def _observation(self) -> np.ndarray:
+        self._file.write_text(f"{os.environ.get('NODE', 'learner')} {self._steps}")
+        return np.full(3000, self._steps % 2, dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        return self._observation(), 1.0, False, self._steps % 8 == 0, {}
+
+
+def actors(folder: Path) -> dict[int, tuple[str, int]]:
+    """Of every process that lives, and is not this one: node and steps."""
+    found = {}
+    for path in folder.iterdir():
+        number, written = int(path.name), path.read_text().split()
+        if number != os.getpid() and Path(f"/proc/{number}").exists() and len(written) == 2:  # else being written
+            found[number] = written[0], int(written[1])
+    return found
+
+
+def nodes(folder: Path) -> list[str]:
+    return sorted(node for node, _ in actors(folder).values())
+
+
+def wait(until: Callable[[], Any], seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+
+
+def train(model: AsyncGIPO, until: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not until():
+        assert time.monotonic() < deadline, "it did not happen"
+        model.learn(16, reset_num_timesteps=False)
+    assert model.num_timesteps == len(model.replay_buffer)
+
+
+def add(cluster: Cluster, name: str, **resources: float) -> Any:
+    return cluster.add_node(num_cpus=2, resources=resources, env_vars={"NODE": name}, object_store_memory=STORE)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A learner's node that has no CPU for anybody, and one called `spare` for what must not be disturbed."""
+    folder = tempfile.mkdtemp(dir="/tmp", prefix="gipo")  # names of sockets are short
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = folder  # else other tests, in other processes, would find and join this cluster
+    soon = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "_system_config": soon}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    add(cluster, "spare", spare=1)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    os.environ.pop("RAY_TMPDIR")
+    if before is not None:
+        os.environ["RAY_TMPDIR"] = before
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who failed is started again at once, and who has no place does not stay silent for long."""
+    monkeypatch.setattr(backends, "BACK_OFF", 0.05)
+    monkeypatch.setattr(backends, "MAKING_TAKES", 4.0)
+    monkeypatch.setattr(placement, "SAID_AFTER", 1.0)
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from sb3_gipo.distributed import AsyncGIPO
+from tests.distributed.test_cluster import SMALL, Noted
+
+folder = Path(sys.argv[2])
+settings = {"ray_address": sys.argv[1], "actor_resources": {"resources": {"spare": 1}}, **SMALL}
+AsyncGIPO("MlpPolicy", lambda: Noted(folder), num_actors=1, **settings).learn(10**9)
+"""
+
+
+@pytest.fixture
+def other_driver(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Another training on the same cluster, in a process of its own: the process, and what its actor writes down."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    command = [sys.executable, "-c", OTHER, cluster.address, str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield process, folder
+    process.kill()
+    process.wait()
+
+
+def test_a_node_is_lost(cluster: Cluster, tmp_path: Path, other_driver: tuple[subprocess.Popen[bytes], Path]) -> None:
+    """
+    One actor on each node that has what is asked for. A node is lost, with what was finished there: training goes on with
+    the other one, and it is said that one waits; a new node takes it. Another node is lost, and the new one has room for both.
+    """
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    east, west = add(cluster, "east", simulator=1), add(cluster, "west", simulator=1)
+    asked = {"num_cpus": 1, "resources": {"simulator": 1}, "scheduling_strategy": "SPREAD"}
+    settings = {"ray_address": cluster.address, "actor_resources": asked, "hang_seconds": 60.0, **SMALL}
+    model = AsyncGIPO("MlpPolicy", lambda: Noted(ours), num_actors=2, **settings)
+    model._setup_learn(1)
+    backend: Any = model._actors
+    model._publish(backend)
+    backend._keep_busy()
+    wait(lambda: [steps for _, steps in actors(ours).values()] == [32, 32])  # two rollouts each, and not one is taken
+    assert nodes(ours) == ["east", "west"]
+
+    cluster.remove_node(east, allow_graceful=False)
+    with pytest.warns(PlacementWarning, match="1 of 2 actors wait for a place.*1 simulator.*room for 1") as said:
+        train(model, lambda: len(said) > 0)
+    assert nodes(ours) == ["west"]
+    facts = backend.facts()
+    assert (facts.alive, facts.restarts, facts.lost_rollouts) == (1, 1, 2)
+
+    add(cluster, "north", simulator=2)
+    train(model, lambda: backend.facts().alive == 2)
+    train(model, lambda: nodes(ours) == ["north", "west"])
+    cluster.remove_node(west, allow_graceful=False)
+    train(model, lambda: backend.facts().restarts == 2 and nodes(ours) == ["north", "north"])
+    train(model, lambda: {segment.actor_id for segment in model.replay_buffer.segments[-4:]} == {0, 1})
+    model.close()
+    wait(lambda: not actors(ours), 10)
+    assert not ray.is_initialized()
+
+    process, theirs = other_driver
+    wait(lambda: nodes(theirs) == ["spare"])
+    ((_, steps),) = actors(theirs).values()
+    wait(lambda: [True for _, later in actors(theirs).values() if later > steps + 64])  # more than wait to be taken
+    process.send_signal(signal.SIGKILL)
+    wait(lambda: not actors(theirs), 10)
+
+
+def test_what_no_node_has(cluster: Cluster, tmp_path: Path) -> None:
+    """Is said soon; where nobody has a place, training ends with the same words, not with a hang."""
+    settings = {
+        "ray_address": cluster.address,
+        "actor_resources": {"resources": {"simulatr": 2}},
+        "hang_seconds": 1.0,
+        **SMALL,
+    }
+    model = AsyncGIPO("MlpPolicy", lambda: Noted(tmp_path), num_actors=3, **settings)
+    words = r"3 of 3 actors wait for a place. Each asks for 1 CPU, 2 simulatr; the nodes have .*no node has 2 simulatr"
+    with pytest.warns(PlacementWarning, match=words), pytest.raises(ActorsFailedError, match=f"(?s){words}"):
+        model.learn(64)
+    assert not ray.is_initialized()
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:{port}", "refused"),
+        ("ray://127.0.0.1:{port}", "refused"),
+        ("ray://cluster", "no port"),
+        ("cluster", "Invalid address"),
+        ("auto", "refused"),
+    ],
+)
+def test_where_there_is_no_cluster(address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said at once, with what may be given."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    address = address.format(port=closed_port())
+    (tmp_path / "ray").mkdir()  # what "auto" finds was left behind by a cluster that is no more
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed_port()}")
+    model = AsyncGIPO("MlpPolicy", "CartPole-v1", ray_address=address, **SMALL)
+    with pytest.raises(ConnectionError, match=rf'(?s)ray_address="{address}".*{said}.*ray start --head'):
+        model.learn(16)
+    assert not ray.is_initialized()
+
+
+def test_what_is_said_of_places() -> None:
+    """What an actor asks for, what the nodes have, and what to do about it."""
+    assert demand({"num_cpus": 0, "num_gpus": 1, "resources": {"sim": 2}, "max_retries": 0}) == {"GPU": 1, "sim": 2}
+    small, large = {"CPU": 2.0, "memory": 8e9, "node:1": 1.0}, {"CPU": 8.0, "memory": 32e9, "sim": 1.0}
+    alone = missing({"CPU": 4.0, "sim": 2.0}, 3, 4, [small, large])
+    assert "3 of 4 actors wait" in alone
+    assert "asks for 4 CPU, 2 sim; the nodes have 2 CPU; 8 CPU, 1 sim. None" in alone
+    assert "no node has 2 sim)" in alone
+    assert "(no node" not in missing({"CPU": 4.0, "sim": 1.0}, 1, 1, [small, {"CPU": 2.0, "sim": 1.0}, {"CPU": 8.0}])
+    assert "room for 5, if" in missing({"CPU": 2.0}, 1, 6, [small, large])
+    assert "32.0 GB memory" in missing({"memory": 4e9}, 1, 10, [large])
+    assert "others hold it" in missing({"CPU": 2.0}, 1, 4, [small, large])
+    assert "asks for nothing; the nodes have gone" in missing({}, 1, 1, [])
+
+
+def test_said_once_and_ended_only_where_all_wait(recwarn: pytest.WarningsRecorder) -> None:
+    """Each time that places are short; as long as one actor has a place the others may wait."""
+    places = Places({"CPU": 1.0}, 2, patience=10.0, now=0.0)
+    for now, waiting in [(0.9, 2), (1.1, 1), (5.0, 1), (99.0, 1), (100.0, 0), (101.1, 2), (109.0, 2)]:
+        places.look(waiting, now, lambda: [{"CPU": 1.0}])
+    assert len(recwarn) == 2
+    with pytest.raises(ActorsFailedError, match="after 11 s without a place"):
+        places.look(2, 111.0, lambda: [{"CPU": 1.0}])
