@@ -24,7 +24,7 @@ ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402  # where there is Ray
 
 ROOT = Path(__file__).parents[2]
-SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "gradient_steps": 1, "replay_capacity": 4096, "device": "cpu"}
+SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "gradient_steps": 1, "replay_capacity": 16_384, "device": "cpu"}
 STORE = 80_000_000  # bytes of shared memory, the least that Ray takes
 
 
@@ -36,15 +36,16 @@ class Noted(gym.Env[np.ndarray, Any]):
     :param folder: for the file
     """
 
-    observation_space = gym.spaces.Box(-1.0, 1.0, (3000,), np.float32)
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2000,), np.float32)
     action_space = gym.spaces.Discrete(2)
 
     def __init__(self, folder: Path) -> None:
-        self._file, self._steps = folder / str(os.getpid()), 0
+        self._file, self._steps = os.open(folder / str(os.getpid()), os.O_CREAT | os.O_WRONLY), 0
 
     def _observation(self) -> np.ndarray:
-        self._file.write_text(f"{os.environ.get('NODE', 'learner')} {self._steps}")
-        return np.full(3000, self._steps % 2, dtype=np.float32)
+        # always as long, and written over, so that it can be read at any time
+        os.pwrite(self._file, f"{os.environ.get('NODE', 'learner'):8}{self._steps:12}".encode(), 0)
+        return np.full(2000, self._steps % 2, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         return self._observation(), {}
@@ -59,7 +60,7 @@ def actors(folder: Path) -> dict[int, tuple[str, int]]:
     found = {}
     for path in folder.iterdir():
         number, written = int(path.name), path.read_text().split()
-        if number != os.getpid() and Path(f"/proc/{number}").exists() and len(written) == 2:  # else being written
+        if number != os.getpid() and Path(f"/proc/{number}").exists() and len(written) == 2:  # else not yet
             found[number] = written[0], int(written[1])
     return found
 
@@ -68,7 +69,7 @@ def nodes(folder: Path) -> list[str]:
     return sorted(node for node, _ in actors(folder).values())
 
 
-def wait(until: Callable[[], Any], seconds: float = 40.0) -> None:
+def wait(until: Callable[[], Any], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline, "it did not happen"
@@ -76,10 +77,11 @@ def wait(until: Callable[[], Any], seconds: float = 40.0) -> None:
 
 
 def train(model: AsyncGIPO, until: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 90
     while not until():
         assert time.monotonic() < deadline, "it did not happen"
         model.learn(16, reset_num_timesteps=False)
+        time.sleep(0.1)  # so that the replay holds all of it, however long it takes
     assert model.num_timesteps == len(model.replay_buffer)
 
 
@@ -107,11 +109,13 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who failed is started again at once, and who has no place does not stay silent for long."""
+def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Who failed is started again at once, who has no place is not silent for long, and no test leaves Ray to the next."""
     monkeypatch.setattr(backends, "BACK_OFF", 0.05)
     monkeypatch.setattr(backends, "MAKING_TAKES", 4.0)
     monkeypatch.setattr(placement, "SAID_AFTER", 1.0)
+    yield
+    ray.shutdown()
 
 
 OTHER = """
