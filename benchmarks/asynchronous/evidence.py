@@ -72,11 +72,8 @@ def of_actors(
     victims = [each["number"] for each in killed]
     failed = [*victims, *fate["raises"], *fate["hangs"]]
     steps = steps_of(journal(folder))
-    numbers, counts = np.unique(steps[:, 0], return_counts=True)
-    here = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-    missing = {number: environments[number].steps - here.get(number, 0) for number in failed}
+    missing = {number: environments[number].steps - int((steps[:, 0] == number).sum()) for number in failed}
     end = read(folder / "end.json") if (folder / "end.json").exists() else read(folder / "status.json")
-    last = {number: int(steps[steps[:, 0] == number, 1].max()) + 1 for number in here}
     found = {
         **ending,
         "done": {
@@ -92,7 +89,7 @@ def of_actors(
         "steps": {
             "arrived": len(steps),
             "twice": len(steps) - len(np.unique(steps, axis=0)),
-            "holes": sum(last[number] - here[number] for number in here),
+            "holes": holes(steps),
             "of_half_made_rollouts": sum(missing.values()),
             "of_finished_rollouts_lost": sum(steps // length * length for steps in missing.values()),
         },
@@ -101,6 +98,12 @@ def of_actors(
         "slopes": slopes(memory),
     }
     return {**found, "wrong": wrong_with_actors(found)}
+
+
+def holes(steps: np.ndarray) -> int:
+    """:return: steps before the latest one of their environment that did not arrive"""
+    different = np.unique(steps, axis=0)
+    return sum(int(different[different[:, 0] == number, 1].max()) + 1 for number in np.unique(steps[:, 0])) - len(different)
 
 
 def wrong_with_actors(found: dict[str, Any]) -> list[str]:

@@ -72,8 +72,7 @@ def measure(contestants: dict[str, Contestant], rounds: int) -> dict[str, Any]:
             start(name, one)
             ask(name, one.warm_up)
         versions = {name: worker.versions for name, worker in workers.items()}
-        calls = {name: (lambda name=name: ask(name)) for name in list(workers)}
-        units = take_turns(calls, rounds)
+        units = take_turns({name: (lambda name=name: ask(name)) for name in list(workers)}, rounds)
     finally:
         for worker in workers.values():
             worker.close()
