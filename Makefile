@@ -6,7 +6,8 @@ INSTALLED = $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install lint format format-check type check benchmark-memory benchmark-speed benchmark-zoo clean
+.PHONY: help demo test install lint format format-check type check benchmark-memory benchmark-speed benchmark-async \
+	benchmark-zoo clean
 
 help:
 	@echo "make demo          train GIPO on Meta-World reach-v3 and see what it learnt (demo/reach-v3)"
@@ -14,6 +15,7 @@ help:
 	@echo "make check         lint, format check and type check"
 	@echo "make format        format the code"
 	@echo "make benchmark-memory   bytes per stored transition against the raw payload"
+	@echo "make benchmark-async    asynchronous actors: speed and chaos, half an hour on a machine that does nothing else"
 	@echo "make benchmark-zoo      what rl_zoo_hyperparams/ gives beside PPO, hours"
 	@echo "make benchmark-speed    steps per second beside SB3's PPO, half an hour on a machine that does nothing else"
 
@@ -54,6 +56,10 @@ benchmark-memory: $(INSTALLED)
 
 benchmark-speed: $(INSTALLED)
 	$(BIN)/python -m benchmarks.speed all
+
+benchmark-async: $(INSTALLED)
+	$(BIN)/python -m benchmarks.asynchronous all
+	$(BIN)/python -m benchmarks.asynchronous chaos
 
 benchmark-zoo: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo_entries
