@@ -14,14 +14,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_gipo import settings
 from sb3_gipo.distributed import backends, moments, published
 from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
 from sb3_gipo.distributed.backend import Backend
-from sb3_gipo.distributed.stub import AbsentVecEnv
+from sb3_gipo.distributed.stub import AbsentVecEnv, maker_of
 from sb3_gipo.gipo import GIPO
 from sb3_gipo.rollouts.normalization import Normalizer
 
@@ -38,7 +38,8 @@ class AsyncGIPO(GIPO):
 
     :param policy: as in :class:`GIPO`
     :param env: id of an environment, or a function without arguments that makes one: they are made inside the actors, and one
-        here, for its spaces, which is closed again
+        here, for its spaces, which is closed again. Or an ``AbsentVecEnv`` that knows how an actor makes all of its own, with
+        the wrappers that those have: then ``envs_per_actor`` is its number of environments
     :param num_actors: how many collect
     :param envs_per_actor: environments of each
     :param rollout_length: steps of each environment in a rollout: ``n_steps`` of :class:`GIPO`
@@ -62,7 +63,7 @@ class AsyncGIPO(GIPO):
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
-        env: str | EnvFactory | None,
+        env: str | EnvFactory | VecEnv | None,
         *args: Any,
         num_actors: int = 2,
         envs_per_actor: int = 1,
@@ -116,7 +117,16 @@ class AsyncGIPO(GIPO):
 
     # ---------------------------------------------------------------- environments
 
-    def _stand_in(self, source: str | EnvFactory) -> VecEnv:
+    def _stand_in(self, source: str | EnvFactory | VecEnv) -> VecEnv:
+        if isinstance(source, VecEnv):
+            maker_of(source)
+            if self.normalize is not None or self.env_kwargs is not None:
+                raise ValueError("`normalize` and `env_kwargs` do not go with an `AbsentVecEnv`: it makes all of that itself.")
+            self.envs_per_actor = source.num_envs
+            normalizer = unwrap_vec_normalize(source)
+            if normalizer is not None:
+                normalizer.training = False  # it sees nothing itself, as below
+            return source
         one = make_vec_env(source, 1, env_kwargs=self.env_kwargs)
         spaces = one.observation_space, one.action_space
         one.close()
@@ -130,7 +140,10 @@ class AsyncGIPO(GIPO):
         size = self.n_steps * self.envs_per_actor  # nothing is kept, but that there is a replay decides what is recorded
         acting = {name: getattr(self, name) for name in ACTING} | {"batch_size": size, "replay_capacity": size}
         numbers = self.num_actors, self.envs_per_actor
-        make_env = partial(_make_envs, self._env_source, self.env_kwargs, self.normalize, self.seed, *numbers)
+        if isinstance(self._env_source, VecEnv):
+            make_env = maker_of(self._env_source)
+        else:
+            make_env = partial(_make_envs, self._env_source, self.env_kwargs, self.normalize, self.seed, *numbers)
         return ActorPlan(make_env, self.policy_class, acting, self.seed, self.pull)  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------- collect
@@ -271,7 +284,7 @@ class AsyncGIPO(GIPO):
     def load(  # type: ignore[override]  # environments are made by a function, as in the constructor
         cls: type[SelfAsyncGIPO],
         path: str | pathlib.Path | io.BufferedIOBase,
-        env: str | EnvFactory | None = None,
+        env: str | EnvFactory | VecEnv | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -290,7 +303,12 @@ class AsyncGIPO(GIPO):
         :param kwargs: extra arguments to change the model when loading
         :return: new model instance with loaded parameters
         """
+        if isinstance(env, VecEnv):
+            kwargs["envs_per_actor"] = env.num_envs
+        if "envs_per_actor" in kwargs:
+            kwargs["n_envs"] = kwargs["envs_per_actor"]  # SB3's name: not that of the run it was saved in
         model = super().load(path, None, device, custom_objects, print_system_info, force_reset, **kwargs)
+        model._check_own_arguments()
         model._published_version = -1
         if env is not None:
             model._env_source = env
