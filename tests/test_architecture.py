@@ -25,12 +25,12 @@ LAYERS = {
     "replay_algorithm": 4,
     "gipo": 5,
     "callbacks": 6,
-    "zoo": 6,
     "distributed": 6,
-    "studies": 7,
-    "diagnosis": 7,
-    "cli": 8,
-    "__main__": 9,
+    "zoo": 7,
+    "studies": 8,
+    "diagnosis": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 # Slow to import and of no use to training: only where something is drawn or read, or inside a function.
 SLOW = ("matplotlib", "pandas", "jinja2")

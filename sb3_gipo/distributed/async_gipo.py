@@ -21,7 +21,7 @@ from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, de
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
 from sb3_gipo.distributed.backend import Backend
 from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, model_in, replay_in
-from sb3_gipo.distributed.environments import EnvFactory, make_actor_envs, make_evaluation_envs, seed_of, stand_in
+from sb3_gipo.distributed.environments import EnvSource, actor_envs, make_evaluation_envs, seed_of, settings_of, stand_in
 from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
 from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
 from sb3_gipo.distributed.faults import ActorsFailedError
@@ -44,7 +44,8 @@ class AsyncGIPO(GIPO):
 
     :param policy: as in :class:`GIPO`
     :param env: id of an environment, or a function without arguments that makes one: they are made inside the actors, and one
-        here, for its spaces, which is closed again
+        here, for its spaces, which is closed again. Or an ``AbsentVecEnv`` that knows how an actor makes all of its own, with
+        the wrappers that those have: then ``envs_per_actor`` is its number of environments
     :param num_actors: how many collect
     :param envs_per_actor: environments of each
     :param rollout_length: steps of each environment in a rollout: ``n_steps`` of :class:`GIPO`
@@ -73,7 +74,7 @@ class AsyncGIPO(GIPO):
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
-        env: str | EnvFactory | None,
+        env: EnvSource | None,
         *args: Any,
         num_actors: int = 2,
         envs_per_actor: int = 1,
@@ -135,8 +136,10 @@ class AsyncGIPO(GIPO):
 
     # ---------------------------------------------------------------- environments
 
-    def _stand_in(self, source: str | EnvFactory) -> VecEnv:
-        return stand_in(source, self.env_kwargs, self.normalize, self.envs_per_actor)
+    def _stand_in(self, source: EnvSource) -> VecEnv:
+        found = stand_in(source, self.env_kwargs, self.normalize, self.envs_per_actor)
+        self.envs_per_actor = found.num_envs
+        return found
 
     def _acting(self, n_envs: int, n_steps: int) -> dict[str, Any]:
         """Arguments of a model that acts. It keeps nothing, but that there is a replay decides what is recorded."""
@@ -144,14 +147,14 @@ class AsyncGIPO(GIPO):
         own = {name: getattr(self, name) for name in ACTING}
         return own | {"n_steps": n_steps, "batch_size": size, "replay_capacity": size}
 
-    def _source(self) -> str | EnvFactory:
+    def _source(self) -> EnvSource:
         if self._env_source is None:
             raise ValueError("There are no environments: give `env` to `AsyncGIPO.load`, an id or a function that makes one.")
         return self._env_source
 
     def _plan(self) -> ActorPlan:
-        numbers = self.envs_per_actor, self._lives
-        make_env = partial(make_actor_envs, self._source(), self.env_kwargs, self.normalize, self.seed, *numbers)
+        numbers = self.seed, self.envs_per_actor, self._lives
+        make_env = actor_envs(self._source(), self.env_kwargs, self.normalize, *numbers)
         acting = self._acting(self.envs_per_actor, self.n_steps)
         return ActorPlan(make_env, self.policy_class, acting, self.seed, self.pull, self._lives)  # type: ignore[arg-type]
 
@@ -165,7 +168,8 @@ class AsyncGIPO(GIPO):
         if seed is None and self.seed is not None:
             seed = seed_of(self.seed, EVALUATION)
         kwargs = self.env_kwargs if callback.eval_env_kwargs is None else callback.eval_env_kwargs
-        make_env = partial(make_evaluation_envs, callback.eval_env, kwargs, self.normalize, seed, callback.n_eval_envs)
+        like = settings_of(self.get_vec_normalize_env())
+        make_env = partial(make_evaluation_envs, callback.eval_env, kwargs, like, seed, callback.n_eval_envs)
         how = callback.n_eval_episodes, callback.deterministic, seed
         acting = self._acting(callback.n_eval_envs, n_steps=2)
         return self._actors.evaluator(EvaluationPlan(make_env, self.policy_class, acting, *how))  # type: ignore[arg-type]
@@ -366,7 +370,7 @@ class AsyncGIPO(GIPO):
     def resume(
         cls: type[SelfAsyncGIPO],
         checkpoint_path: str | pathlib.Path,
-        env: str | EnvFactory,
+        env: EnvSource,
         device: th.device | str = "auto",
         **kwargs: Any,
     ) -> SelfAsyncGIPO:
@@ -398,7 +402,7 @@ class AsyncGIPO(GIPO):
     def load(  # type: ignore[override]  # environments are made by a function, as in the constructor
         cls: type[SelfAsyncGIPO],
         path: str | pathlib.Path | io.BufferedIOBase,
-        env: str | EnvFactory | None = None,
+        env: EnvSource | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -417,7 +421,12 @@ class AsyncGIPO(GIPO):
         :param kwargs: extra arguments to change the model when loading
         :return: new model instance with loaded parameters
         """
+        if isinstance(env, VecEnv):
+            kwargs["envs_per_actor"] = env.num_envs
+        if "envs_per_actor" in kwargs:
+            kwargs["n_envs"] = kwargs["envs_per_actor"]  # SB3's name: not that of the run it was saved in
         model = super().load(path, None, device, custom_objects, print_system_info, force_reset, **kwargs)
+        model._check_own_arguments()
         model._published_version = -1
         if env is not None:
             model._env_source = env

@@ -1,28 +1,39 @@
 """The environments of actors and of evaluations, made where they are needed, and their seeds."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from sb3_gipo.distributed.stub import AbsentVecEnv
+from sb3_gipo.distributed.stub import AbsentVecEnv, MakeEnvs, maker_of
 
 EnvFactory = Callable[[], gym.Env[Any, Any]]
+EnvSource = str | EnvFactory | VecEnv
+STARTS_OF_A_LIFE = 1000  # more than an actor is started in one
 
 
-def stand_in(
-    source: str | EnvFactory, env_kwargs: dict[str, Any] | None, normalize: dict[str, Any] | None, n_envs: int
-) -> VecEnv:
+def stand_in(source: EnvSource, env_kwargs: dict[str, Any] | None, normalize: dict[str, Any] | None, n_envs: int) -> VecEnv:
     """
-    :param source: id of an environment, or a function that makes one; one is made for its spaces and closed again
+    :param source: id of an environment, or a function that makes one; one is made for its spaces and closed again. Or an
+        :class:`AbsentVecEnv` in its wrappers, which knows how an actor makes all of its own
     :param env_kwargs: arguments of the environment
     :param normalize: arguments of ``VecNormalize``; ``None``: without it
     :param n_envs: of one actor
     :return: what the learner has in their place
+    :raises ValueError: for environments that are here
     """
+    if isinstance(source, VecEnv):
+        maker_of(source)
+        if normalize is not None or env_kwargs is not None:
+            raise ValueError("`normalize` and `env_kwargs` do not go with an `AbsentVecEnv`: it makes all of that itself.")
+        normalizer = unwrap_vec_normalize(source)
+        if normalizer is not None:
+            normalizer.training = False  # it sees nothing itself, as below
+        return source
     one = make_vec_env(source, 1, env_kwargs=env_kwargs)
     spaces = one.observation_space, one.action_space
     one.close()
@@ -31,7 +42,34 @@ def stand_in(
     return absent if normalize is None else VecNormalize(absent, training=False, **normalize)
 
 
-def make_actor_envs(
+def actor_envs(
+    source: EnvSource,
+    env_kwargs: dict[str, Any] | None,
+    normalize: dict[str, Any] | None,
+    seed: int | None,
+    n_envs: int,
+    life: int,
+) -> MakeEnvs:
+    """
+    :param source: as in :func:`stand_in`
+    :param env_kwargs: as in :func:`stand_in`
+    :param normalize: as in :func:`stand_in`
+    :param seed: of the run
+    :param n_envs: of one actor
+    :param life: how often all actors were made before in this run, resumed ones counted
+    :return: makes the environments of an actor, of its number and of how often it was started before in this life. One that is
+        started again does not see the same episodes again
+    """
+    if isinstance(source, VecEnv):
+        return partial(_made_later, maker_of(source), life)
+    return partial(_make_actor_envs, source, env_kwargs, normalize, seed, n_envs, life)
+
+
+def _made_later(make: MakeEnvs, life: int, index: int, times_started: int) -> VecEnv:
+    return make(index, life * STARTS_OF_A_LIFE + times_started)
+
+
+def _make_actor_envs(
     source: str | EnvFactory,
     env_kwargs: dict[str, Any] | None,
     normalize: dict[str, Any] | None,
@@ -41,17 +79,6 @@ def make_actor_envs(
     index: int,
     times_started: int,
 ) -> VecEnv:
-    """
-    :param source: as in :func:`stand_in`
-    :param env_kwargs: as in :func:`stand_in`
-    :param normalize: as in :func:`stand_in`
-    :param seed: of the run
-    :param n_envs: of one actor
-    :param life: how often all actors were made before in this run, resumed ones counted
-    :param index: of the actor
-    :param times_started: how often it was started before in this life
-    :return: the environments of an actor. One that is started again does not see the same episodes again
-    """
     env = make_vec_env(source, n_envs, env_kwargs=env_kwargs)
     if normalize is not None:
         env = VecNormalize(env, **normalize)
@@ -78,6 +105,15 @@ def make_evaluation_envs(
     """
     env = make_vec_env(source, n_envs, seed=seed, env_kwargs=env_kwargs)
     return env if normalize is None else VecNormalize(env, **{**normalize, "training": False, "norm_reward": False})
+
+
+def settings_of(normalizer: VecNormalize | None) -> dict[str, Any] | None:
+    """
+    :param normalizer: of the learner
+    :return: what another one needs to normalise observations alike; ``None`` without it
+    """
+    names = ("norm_obs", "clip_obs", "epsilon", "norm_obs_keys")
+    return None if normalizer is None else {name: getattr(normalizer, name) for name in names}
 
 
 def seed_of(*numbers: int) -> int:

@@ -1,11 +1,13 @@
 """What stands for the environments where there are none: at the learner, whose actors have them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
+
+MakeEnvs = Callable[[int, int], VecEnv]
 
 
 class AbsentVecEnv(VecEnv):
@@ -15,10 +17,19 @@ class AbsentVecEnv(VecEnv):
     :param num_envs: of one actor
     :param observation_space: theirs
     :param action_space: theirs
+    :param make: of the number of an actor, and of how often it was started before: its environments, seeded and with all their
+        wrappers; ``None``: who makes them knows it otherwise
     """
 
-    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    def __init__(
+        self,
+        num_envs: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        make: MakeEnvs | None = None,
+    ) -> None:
         super().__init__(num_envs, observation_space, action_space)
+        self.make = make
 
     def reset(self) -> Any:
         """:return: zeros [N, *obs]: SB3 wants an observation to begin with"""
@@ -60,3 +71,19 @@ class AbsentVecEnv(VecEnv):
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """:return: ``None`` for each: the actors seed their own"""
         return [None] * self.num_envs
+
+
+def maker_of(env: VecEnv) -> MakeEnvs:
+    """
+    :param env: what stands for the environments, wrapped as they are
+    :return: how an actor makes them
+    :raises ValueError: for environments that are here
+    """
+    absent = env.unwrapped
+    if not isinstance(absent, AbsentVecEnv) or absent.make is None:
+        raise ValueError(
+            f"`env` is a {type(env).__name__}, whose environments are in this process; those of `AsyncGIPO` are made in its "
+            "actors. Give an id or a function that makes one environment (with `envs_per_actor`, `normalize`, `env_kwargs`), "
+            "or an `AbsentVecEnv(..., make=...)`, which knows how an actor makes all of its own."
+        )
+    return absent.make

@@ -95,8 +95,8 @@ def overview(program: str) -> str:
     :return: all commands with a line each
     """
     lines = [f"  {name:<16} {text}" for name, text in [*((name, each.help) for name, each in COMMANDS.items()), *OWN.items()]]
-    return "\n".join([f"usage: {program} COMMAND [options]", "", "RL Zoo, with `--algo gipo`.", "", *lines, "",
-                      f"`{program} COMMAND --help` lists the options of a command."])  # fmt: skip
+    return "\n".join([f"usage: {program} COMMAND [options]", "", "RL Zoo, with `--algo gipo` and `--algo async_gipo`.", "",
+                      *lines, "", f"`{program} COMMAND --help` lists the options of a command."])  # fmt: skip
 
 
 def run(name: str, arguments: Sequence[str], program: str) -> None:

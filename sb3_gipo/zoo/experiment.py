@@ -2,23 +2,25 @@
 
 import math
 import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import optuna
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
-from sb3_gipo.zoo import hyperparameters, meta_world, resume, study
+from sb3_gipo.zoo import asynchronous, hyperparameters, meta_world, resume, study
 from sb3_gipo.zoo.registration import changed
 
 # What the methods below read or write of the Zoo's manager.
 ATTRIBUTES = (
     "continue_training", "trained_agent", "env_name", "monitor_kwargs", "eval_env_kwargs", "callbacks", "save_replay_buffer",
-    "n_timesteps", "storage", "study_name",
+    "n_timesteps", "storage", "study_name", "vec_env_class", "save_path", "seed", "verbose",
 )  # fmt: skip
 # What Optuna says where there is no best trial, depending on the storage.
 NO_BEST_TRIAL = ("No trials are completed", "Record does not exist")
@@ -32,7 +34,8 @@ class GipoExperimentManager(ExperimentManager):
     - ``-i`` goes on with GIPO's replay, normaliser, step counter and schedules (:mod:`sb3_gipo.zoo.resume`);
     - checkpoints hold the replay where ``--save-replay-buffer`` asks for it;
     - Meta-World is evaluated on goals never trained on, and its successes are written to the monitor files;
-    - a trial whose result is not finite is pruned; workers that start at once may create one storage.
+    - a trial whose result is not finite is pruned; workers that start at once may create one storage;
+    - the environments of ``async_gipo`` are made in its actors (:mod:`sb3_gipo.zoo.asynchronous`).
     """
 
     def __init__(self, args: Any, algo: str, env_id: str, *rest: Any, config: str | None = None, **kwargs: Any) -> None:
@@ -43,6 +46,7 @@ class GipoExperimentManager(ExperimentManager):
         :param rest: further arguments of the Zoo's manager
         :param config: file or package with settings; ``None``: ours where there are some, else the Zoo's
         :param kwargs: further arguments of the Zoo's manager
+        :raises SystemExit: where hyperparameters are to be searched for with actors
         """
         ours = None if config else hyperparameters.conf_file(algo, env_id)
         kwargs["config"] = config or (str(ours) if ours else None)
@@ -50,6 +54,8 @@ class GipoExperimentManager(ExperimentManager):
         missing = [name for name in ATTRIBUTES if not hasattr(self, name)]
         if missing:
             raise changed(f"its ExperimentManager has no `{missing[0]}`")
+        if self._is_asynchronous and self.optimize_hyperparameters:
+            raise SystemExit(asynchronous.NOT_SEARCHED)
         self._at = threading.local()  # the trial that this thread is at: `--n-jobs` runs several in threads
         self.storage = self.storage and study.address(self.storage)
         self._resumes_gipo = self.continue_training and algo in hyperparameters.OURS
@@ -57,17 +63,31 @@ class GipoExperimentManager(ExperimentManager):
             self._staged = resume.Stage(Path(self.trained_agent))
             self.trained_agent = str(self._staged.model)
 
+    @property
+    def _is_asynchronous(self) -> bool:
+        return self.algo == asynchronous.NAME
+
+    def _preprocess_hyperparams(
+        self, hyperparams: dict[str, Any]
+    ) -> tuple[dict[str, Any], Callable[..., Any] | None, list[BaseCallback], Callable[..., Any] | None]:
+        if self._is_asynchronous:
+            asynchronous.prepare(hyperparams)
+        return super()._preprocess_hyperparams(hyperparams)
+
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """
         :param n_envs: number of environments
         :param eval_env: whether it is for evaluation
         :param no_log: whether to leave out the monitor files
-        :return: with all wrappers
+        :return: with all wrappers; for training with actors the wrappers only, around what stands for the environments
         """
         env_id = self.env_name.gym_id
         if meta_world.is_meta_world(env_id):
             self.monitor_kwargs = self.monitor_kwargs or dict(meta_world.MONITOR_KWARGS)
             self.eval_env_kwargs = meta_world.evaluation_kwargs(env_id, self.eval_env_kwargs)
+        if self._is_asynchronous and not eval_env:
+            with asynchronous.made_in_actors(self, n_envs):
+                return super().create_envs(n_envs, no_log=True)
         return super().create_envs(n_envs, eval_env, no_log)
 
     def create_callbacks(self) -> None:
@@ -96,8 +116,8 @@ class GipoExperimentManager(ExperimentManager):
             asked = self.args.n_timesteps if self.args.n_timesteps > 0 else None
             self.n_timesteps = resume.remaining_steps(model, asked, self.n_timesteps)
             print(f"Going on at step {model.num_timesteps} for {self.n_timesteps} steps")
-            super().learn(resume.GoesOn(model))  # type: ignore[arg-type]  # all that the Zoo asks of a model here
-        else:
+            model = resume.GoesOn(model)  # type: ignore[assignment]  # all that the Zoo asks of a model here
+        with asynchronous.training(self, model) if self._is_asynchronous else nullcontext():
             super().learn(model)
 
     # ---------------------------------------------------------------- optimization

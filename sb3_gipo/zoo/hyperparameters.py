@@ -8,8 +8,8 @@ import yaml
 PACKAGE = Path(__file__).parent.parent
 # Of an installed package, and of a checkout of the repository.
 FOLDERS = (PACKAGE / "zoo" / "hyperparams", PACKAGE.parent / "rl_zoo_hyperparams")
-# Algorithms of ours: their file is the one to read whatever the environment, since the Zoo has none.
-OURS = ("gipo",)
+# Algorithms of ours: the Zoo has no settings for them. Those of the first serve the others, where they have no entry.
+OURS = ("gipo", "async_gipo")
 
 
 def folder() -> Path:
@@ -32,9 +32,9 @@ def conf_file(algorithm: str, env_id: str) -> Path | None:
     :return: our file where it is the one to read; ``None``: the Zoo's own
     """
     file = folder() / f"{algorithm}.yml"
-    if file.is_file() and (algorithm in OURS or env_id in read(file)):
+    if file.is_file() and env_id in read(file):
         return file
-    return None
+    return folder() / f"{OURS[0]}.yml" if algorithm in OURS else None
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 from huggingface_sb3 import EnvironmentName
 
-from sb3_gipo.zoo import hyperparameters, meta_world, space, study
+from sb3_gipo.zoo import asynchronous, hyperparameters, meta_world, space, study
 
 EVALUATIONS = 5
 # SB3 seeds environment i with `seed + i`: seeds this far apart share no environments.
@@ -81,6 +81,8 @@ def parse(arguments: Sequence[str], program: str) -> Plan:
     taken = [option for option in (given.partition("=")[0] for given in rest) if option in OWN_OPTIONS]
     if taken:
         parser.error(f"{taken[0]} cannot be given: `tune` sets it itself")
+    if ours.algo == asynchronous.NAME:
+        parser.error(asynchronous.NOT_SEARCHED)
     for package in ours.gym_packages:
         importlib.import_module(package)
     if ours.env not in gym.registry:

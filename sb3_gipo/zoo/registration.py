@@ -7,10 +7,11 @@ from types import ModuleType
 from typing import Any
 
 import sb3_gipo.envs  # noqa: F401  # registers the ids of Meta-World
+from sb3_gipo.distributed import AsyncGIPO
 from sb3_gipo.gipo import GIPO
 
 TESTED = "2.9.2"
-NAME = "gipo"
+NAME, ASYNC_NAME = "gipo", "async_gipo"
 
 
 class ZooMissingError(ImportError):
@@ -24,7 +25,8 @@ class ZooChangedError(ImportError):
 def register() -> None:
     """
     Make RL Zoo know ``gipo``: its class, its search space and converter, the file of its settings, and Meta-World's goals of
-    evaluation. May be called again. Everything else of the Zoo stays as it is.
+    evaluation; and ``async_gipo``, which takes what was found for ``gipo`` and is not searched for itself. May be called
+    again. Everything else of the Zoo stays as it is.
 
     :raises ZooMissingError: where RL Zoo is not installed
     :raises ZooChangedError: where its internals have moved
@@ -39,6 +41,8 @@ def register() -> None:
         raise changed(str(error)) from error
     for table, entry in zip(tables, (GIPO, space.sample, space.convert), strict=True):
         table[NAME] = entry
+    algorithms, _, converters = tables
+    algorithms[ASYNC_NAME], converters[ASYNC_NAME] = AsyncGIPO, space.convert
     manager_of_the_zoo = experiment.GipoExperimentManager.__base__
     replacements = ((manager_of_the_zoo, experiment.GipoExperimentManager), shown_env.replacement(utils))
     for original, ours in replacements:
@@ -85,6 +89,7 @@ def _check_manager(manager: type) -> None:
         "_maybe_normalize": ("env", "eval_env"),
         "_load_pretrained_agent": ("hyperparams", "env"),
         "_preprocess_schedules": ("hyperparams",),
+        "_preprocess_hyperparams": ("hyperparams",),
     }
     for name, parameters in wanted.items():
         method = getattr(manager, name, None)

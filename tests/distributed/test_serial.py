@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_gipo import GIPO
 from sb3_gipo.distributed import AsyncGIPO
+from sb3_gipo.distributed.stub import AbsentVecEnv
 from tests.small_envs import SpaceEnv
 
 SMALL: dict[str, Any] = {
@@ -164,3 +165,15 @@ def test_bad_input(kwargs: dict[str, Any], said: str) -> None:
     """Is refused before anything is made."""
     with pytest.raises(ValueError, match=said):
         serial(**kwargs)
+
+
+def test_environments_that_are_here() -> None:
+    """Are refused, with what to give instead; what stands for them makes everything itself."""
+    with pytest.raises(ValueError, match=r"`env` is a DummyVecEnv(?s:.*)an id or a function"):
+        serial(make_vec_env("CartPole-v1", 2))
+    here = make_vec_env("CartPole-v1", 2)
+    absent = AbsentVecEnv(2, here.observation_space, here.action_space, lambda index, started: here)
+    with pytest.raises(ValueError, match="do not go with an `AbsentVecEnv`"):
+        serial(absent, normalize=True)
+    model = serial(absent).learn(64)
+    assert (model.envs_per_actor, model.num_timesteps) == (2, 64)

@@ -15,6 +15,7 @@ import rl_zoo3.utils
 from stable_baselines3 import PPO
 
 from sb3_gipo import GIPO
+from sb3_gipo.distributed import AsyncGIPO
 from sb3_gipo.zoo import ZooChangedError, children, main, meta_world, register, space
 from tests.zoo.conftest import environment, run
 
@@ -29,8 +30,10 @@ def test_gipo_is_where_the_zoo_looks() -> None:
         rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER["gipo"] is rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER["gipo"] is space.sample
     )
     assert rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER["gipo"] is space.convert
-    assert {name: algorithm for name, algorithm in rl_zoo3.utils.ALGOS.items() if name != "gipo"} == {
-        name: algorithm for name, algorithm in before.items() if name != "gipo"
+    assert rl_zoo3.ALGOS["async_gipo"] is AsyncGIPO
+    ours = ("gipo", "async_gipo")
+    assert {name: algorithm for name, algorithm in rl_zoo3.utils.ALGOS.items() if name not in ours} == {
+        name: algorithm for name, algorithm in before.items() if name not in ours
     }
     assert rl_zoo3.utils.ALGOS["ppo"] is PPO
 
