@@ -11,6 +11,7 @@ from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.actor import ActorPlan, Collected
 from sb3_gipo.distributed.evaluation import EvaluationPlan
 from sb3_gipo.distributed.faults import Reason, Supervisor
+from sb3_gipo.distributed.offers import Offers
 from sb3_gipo.distributed.placement import Places, demand
 from sb3_gipo.distributed.published import Published
 from sb3_gipo.distributed.ray_cluster import connect, resources_of_nodes, store_megabytes
@@ -63,16 +64,19 @@ class RayBackend:
         self._running: list[_Running | None] = [None] * num_actors
         self._times_started = [0] * num_actors
         self._turns = list(range(num_actors))  # whose rollout is taken first; who had one goes to the end
-        self._weights: Any = None
+        self._offers = Offers(num_actors, plan.pull)
+        self._weights: Any = None  # what is published, by reference, and its version
+        self._version = -1
 
     def publish(self, weights: Published) -> None:
         """
         :param weights: for the actors to take; one object for all of them
         """
-        self._weights = ray.put(weights)
-        for running in self._running:
-            if running is not None and running.placing is None:  # else every policy would be kept until it has a place
-                running.handle.offer.remote(self._weights)
+        self._weights, self._version = ray.put(weights), weights.version
+        now = time.monotonic()
+        for index in range(len(self._running)):
+            if self._offers.is_due(index, now):
+                self._offer(index)
 
     def drain(self, wait: bool, at_most: int) -> list[Collected]:
         """
@@ -120,6 +124,13 @@ class RayBackend:
         remote: Any = ray.remote  # its types do not know of groups
         return remote(**self._resources, max_restarts=0, **more)(what)
 
+    def _offer(self, index: int) -> None:
+        running = self._running[index]
+        if running is None or running.placing is not None:  # else every policy would be kept until it has a place
+            return
+        if self._offers.take_note(index, self._version):
+            running.handle.offer.remote(self._weights)
+
     def _keep_busy(self) -> None:
         self._supervisor.check()
         now = time.monotonic()
@@ -129,6 +140,7 @@ class RayBackend:
                 asked = handle.placed.remote(), handle.ready.remote(), handle.live.remote()
                 self._running[index] = running = _Running(handle, *asked, [])
                 self._times_started[index] += 1
+                self._offers.started(index, self._version)
                 self._supervisor.started(index, now)
             # who has died is asked for nothing: what it did not begin is not lost
             while running is not None and len(running.rollouts) < self._ahead and not _is_there(running.life):
@@ -163,6 +175,8 @@ class RayBackend:
         self._turns.remove(index)
         self._turns.append(index)
         self._supervisor.finished_rollout(index, now)
+        self._offers.arrived(index, now, collected.seconds)
+        self._offer(index)
         return collected
 
     def _look_for_places(self) -> None:
@@ -173,7 +187,7 @@ class RayBackend:
                 continue
             if _is_there(running.placing):
                 running.placing = None
-                running.handle.offer.remote(self._weights)  # what was published meanwhile
+                self._offer(index)  # what was published meanwhile
             else:
                 self._supervisor.waits(index, now)
                 waiting += 1
