@@ -1,11 +1,15 @@
 """Where the time of learner and actors goes, and one sentence that says what holds up the run."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from sb3_gipo.distributed.actor import Collected
+from sb3_gipo.rollouts.replay import RolloutReplayBuffer
+
+if TYPE_CHECKING:
+    from sb3_gipo.distributed.async_gipo import AsyncGIPO
 
 WAITS_MUCH = 0.2  # share of its time
 
@@ -23,6 +27,16 @@ class BackendFacts(NamedTuple):
     object_store_mb: float = 0.0  # shared memory in use: rollouts on their way, weights
 
 
+class _Arrived(NamedTuple):
+    """Of a rollout, which itself is not kept here."""
+
+    size: int
+    seconds: float
+    idle: float
+    gap_mean: float
+    gap_max: float
+
+
 class Accounts:
     """
     Adds up from one report to the next.
@@ -34,7 +48,7 @@ class Accounts:
         self._clock = clock
         self._since = clock()
         self._waited = 0.0
-        self._arrived: list[tuple[Collected, int]] = []
+        self._arrived: list[_Arrived] = []
         self._updates = 0
 
     def waited(self, seconds: float) -> None:
@@ -48,7 +62,9 @@ class Accounts:
         :param collected: taken over now
         :param version: of the learner's policy
         """
-        self._arrived.append((collected, version))
+        gaps = version - collected.rollout.policy_version
+        numbers = float(gaps.mean()), float(gaps.max())
+        self._arrived.append(_Arrived(collected.rollout.size, collected.seconds, collected.idle, *numbers))
 
     def updated(self) -> None:
         """An update is over."""
@@ -68,39 +84,43 @@ class Accounts:
         found["async/learner_wait"] = self._waited / seconds
         found["async/updates_per_second"] = self._updates / seconds
         if self._arrived:
-            rollouts = [collected.rollout for collected, _ in self._arrived]
-            found["async/steps_per_second"] = sum(rollout.size for rollout in rollouts) / seconds
-            idle = sum(collected.idle for collected, _ in self._arrived)
-            found["async/actor_wait"] = idle / max(idle + sum(collected.seconds for collected, _ in self._arrived), 1e-9)
-            gaps = np.concatenate([(version - each.rollout.policy_version).ravel() for each, version in self._arrived])
-            found["lag/collected_mean"], found["lag/collected_max"] = float(gaps.mean()), float(gaps.max())
+            sizes = np.array([each.size for each in self._arrived])
+            found["async/steps_per_second"] = float(sizes.sum()) / seconds
+            idle = sum(each.idle for each in self._arrived)
+            found["async/actor_wait"] = idle / max(idle + sum(each.seconds for each in self._arrived), 1e-9)
+            found["lag/collected_mean"] = float(np.average([each.gap_mean for each in self._arrived], weights=sizes))
+            found["lag/collected_max"] = max(each.gap_max for each in self._arrived)
         self._since, self._waited, self._arrived, self._updates = now, 0.0, [], 0
         return found
 
 
-def describe(
-    backend: str, num_actors: int, envs_per_actor: int, n_steps: int, publish_every: int, replay_ratio: float | str | None
-) -> str:
+def stored_lag(replay: RolloutReplayBuffer) -> dict[str, float]:
     """
-    :param backend: argument of ``AsyncGIPO``, as all others
-    :param num_actors: how many collect
-    :param envs_per_actor: environments of each
-    :param n_steps: of each environment in a rollout
-    :param publish_every: updates between two publications of the policy
-    :param replay_ratio: transitions drawn for each one collected
-    :return: what is going to happen, for the start of a run
+    :param replay: of the learner
+    :return: version gap of what is stored, mean and largest, as they are logged; nothing where nothing is
     """
-    where = 'in this process (`backend="serial"`)' if backend == "serial" else "in processes of Ray"
-    if replay_ratio is None:
+    if len(replay) == 0:
+        return {}
+    gaps = replay.policy_version - replay.gather("policy_version", np.arange(len(replay)))
+    return {"replay/version_gap_mean": float(gaps.mean()), "replay/version_gap_max": int(gaps.max())}
+
+
+def describe(model: "AsyncGIPO") -> str:
+    """
+    :param model: that is about to learn
+    :return: what is going to happen
+    """
+    where = 'in this process (`backend="serial"`)' if model.backend == "serial" else "in processes of Ray"
+    if model.replay_ratio is None:
         update = "for every rollout"
-    elif replay_ratio == "max":
+    elif model.replay_ratio == "max":
         update = "as fast as possible"
     else:
-        update = f"whenever {replay_ratio} transitions may be drawn for each one collected"
-    size = n_steps * envs_per_actor
+        update = f"whenever {model.replay_ratio} transitions may be drawn for each one collected"
+    size = model.n_steps * model.envs_per_actor
     return (
-        f"Actors: {num_actors}, {where}, with {envs_per_actor} environments each; rollouts of {size} steps, an update "
-        f"{update}, a policy published every {publish_every} updates."
+        f"Actors: {model.num_actors}, {where}, with {model.envs_per_actor} environments each; rollouts of {size} steps, an "
+        f"update {update}, a policy published every {model.publish_every} updates."
     )
 
 

@@ -4,7 +4,6 @@ import io
 import pathlib
 import time
 import warnings
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -12,27 +11,31 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_gipo import settings
 from sb3_gipo.distributed import backends, moments, published
-from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, describe
+from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, describe, stored_lag
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
+from sb3_gipo.distributed.arguments import as_arguments, check_arguments, check_with_gipos
 from sb3_gipo.distributed.backend import Backend
 from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, model_in, replay_in
-from sb3_gipo.distributed.environments import EnvSource, actor_envs, make_evaluation_envs, seed_of, settings_of, stand_in
+from sb3_gipo.distributed.environments import (
+    EnvSource,
+    actor_envs,
+    settings_of,
+    stand_in,
+)
 from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
 from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
-from sb3_gipo.distributed.faults import ActorsFailedError
 from sb3_gipo.distributed.lag_watch import LagGrowsWarning, LagWatch
+from sb3_gipo.distributed.telling import tell
 from sb3_gipo.gipo import GIPO
 from sb3_gipo.rollouts.normalization import Normalizer
 
 SelfAsyncGIPO = TypeVar("SelfAsyncGIPO", bound="AsyncGIPO")
 SETTLED = 20  # iterations after which it is said what the bottleneck is
-LAG_PATIENCE = 10  # times that the lag of an actor grows beyond what its queue explains
-EVALUATION = 1_000_003  # in place of the number of an actor, for the seed of evaluations
+LAG_STRETCH = 10  # rollouts beyond those of a queue, see LagWatch
 TERMINATED = 128 + 15  # exit code after SIGTERM, as of a shell
 # Of GIPO's arguments those that matter to who acts.
 ACTING = ("n_steps", "gamma", "gae_lambda", "use_sde", "sde_sample_freq", "policy_kwargs", "ratio_level", "target", "compile")
@@ -102,37 +105,24 @@ class AsyncGIPO(GIPO):
         self.hang_seconds, self.max_failures = hang_seconds, max_failures
         self.checkpoint_path = None if checkpoint_path is None else str(checkpoint_path)
         self.checkpoint_seconds = checkpoint_seconds
-        self.normalize = {} if normalize is True else normalize or None
+        self.normalize = as_arguments(normalize)
         self.env_kwargs = env_kwargs
         self._env_source = env
         self._actors: Backend | None = None
         self._published_version = -1
-        self._drawn = self._taken = 0
+        self._drawn = self._taken = 0  # transitions, since `replay_ratio` is what it is
+        self._counted_for = replay_ratio
         self._lives = 0  # how often actors were made: each time they see other episodes
+        self._made_for: tuple[Any, ...] = ()  # arguments of the present actors
+        self._whole = False  # in a run and between two updates: policy, counters and replay belong together
+        self._update_is_due = True
         self._goes_on_from: str | None = None  # folder of checkpoints that are this run's own
         self.terminated = False  # by SIGTERM: `learn` ends as soon as what it does is done
-        self._check_own_arguments()
+        check_arguments(self)
         if rollout_length is not None:
             kwargs["n_steps"] = rollout_length
         super().__init__(policy, None if env is None else self._stand_in(env), *args, **kwargs)  # type: ignore[arg-type]
-
-    def _check_own_arguments(self) -> None:
-        for name in ("num_actors", "envs_per_actor", "publish_every", "max_queue", "max_failures"):
-            settings.check_at_least(name, getattr(self, name), 1, integer=True)
-        settings.check_at_least("lag", self.lag, 0, integer=True)
-        settings.check_above("hang_seconds", self.hang_seconds, 0)
-        settings.check_above("checkpoint_seconds", self.checkpoint_seconds, 0)
-        settings.check_choice("backend", self.backend, ("ray", "serial"))
-        settings.check_choice("pull", self.pull, ("rollout", "step"))
-        if self.replay_ratio not in (None, "max"):
-            settings.check_above("replay_ratio", self.replay_ratio, 0)
-        if self.replay_ratio == "max" and self.backend == "serial":
-            raise ValueError(
-                '`replay_ratio` is "max", to train without waiting; but with `backend="serial"` nothing is collected '
-                "meanwhile, so that it would never end. Give a number."
-            )
-        if self.lag > 0 and self.backend != "serial":
-            raise ValueError(f'`lag` is {self.lag}, but only `backend="serial"` has a lag that can be set; leave it out.')
+        check_with_gipos(self)
 
     # ---------------------------------------------------------------- environments
 
@@ -143,9 +133,8 @@ class AsyncGIPO(GIPO):
 
     def _acting(self, n_envs: int, n_steps: int) -> dict[str, Any]:
         """Arguments of a model that acts. It keeps nothing, but that there is a replay decides what is recorded."""
-        size = n_steps * n_envs
-        own = {name: getattr(self, name) for name in ACTING}
-        return own | {"n_steps": n_steps, "batch_size": size, "replay_capacity": size}
+        sizes = {"n_steps": n_steps, "batch_size": n_steps * n_envs, "replay_capacity": n_steps * n_envs}
+        return {name: getattr(self, name) for name in ACTING} | sizes
 
     def _source(self) -> EnvSource:
         if self._env_source is None:
@@ -164,12 +153,8 @@ class AsyncGIPO(GIPO):
         :return: who evaluates, beside the training
         """
         assert self._actors is not None
-        seed = callback.seed
-        if seed is None and self.seed is not None:
-            seed = seed_of(self.seed, EVALUATION)
-        kwargs = self.env_kwargs if callback.eval_env_kwargs is None else callback.eval_env_kwargs
         like = settings_of(self.get_vec_normalize_env())
-        make_env = partial(make_evaluation_envs, callback.eval_env, kwargs, like, seed, callback.n_eval_envs)
+        make_env, seed = callback.environments(self.env_kwargs, like, self.seed)
         how = callback.n_eval_episodes, callback.deterministic, seed
         acting = self._acting(callback.n_eval_envs, n_steps=2)
         return self._actors.evaluator(EvaluationPlan(make_env, self.policy_class, acting, *how))  # type: ignore[arg-type]
@@ -180,17 +165,24 @@ class AsyncGIPO(GIPO):
         if self.checkpoint_path is not None and self.checkpoint_path != self._goes_on_from:
             Checkpoints(self.checkpoint_path).refuse_others()
         found = super()._setup_learn(*args, **kwargs)
-        self._accounts, self._iterations = Accounts(time.perf_counter), 0
-        self._lag_watch = LagWatch(self.max_queue + LAG_PATIENCE)
+        self._accounts = Accounts(time.perf_counter)
+        self._waits: list[tuple[float, float]] = []
+        if self._counted_for != self.replay_ratio:
+            self._drawn, self._taken, self._counted_for = 0, 0, self.replay_ratio
+        wanted = (self.num_actors, self.envs_per_actor, self.n_steps, self.pull, self.max_queue, self.backend, self.lag)
+        if wanted != self._made_for:
+            self.close()
+        self._lag_watch = LagWatch(self.max_queue + LAG_STRETCH)
         self._latest_checkpoint = time.monotonic()
         if self._actors is None:
             self._actors = backends.make(self)
             self._lives += 1
+            self._made_for = wanted
             if self.verbose >= 1:
-                how = self.publish_every, self.replay_ratio
-                print(describe(self.backend, self.num_actors, self.envs_per_actor, self.n_steps, *how))
+                print(describe(self))
         if self.checkpoint_path is not None:
             self._sigterm.listen()  # only now: Ray has a handler of its own, which ends everything at once
+        self._whole = True
         return found
 
     def _make_recorder(self) -> BaseCallback:
@@ -216,13 +208,15 @@ class AsyncGIPO(GIPO):
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
         """
-        self.terminated, self._sigterm = False, Sigterm(self._terminate)
+        self._whole, self.terminated, self._sigterm = False, False, Sigterm(self._terminate)
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             self._write_checkpoint()
             if self.terminated:  # during the very last update
                 raise SystemExit(TERMINATED)
         except BaseException:  # Ctrl-C too
+            if self._whole:
+                self._write_checkpoint()
             self.close()
             raise
         finally:
@@ -244,63 +238,74 @@ class AsyncGIPO(GIPO):
             self._write_checkpoint()
         self._publish(self._actors)
         callback.on_rollout_start()
-        at_most = 1 if self.replay_ratio is None else self.num_actors * self.max_queue
-        enough = False
-        while not enough:
-            found = self._drain(self._actors, at_most)
-            for collected in found:  # first all of them: a callback that stops loses nothing that has arrived
-                self._keep(collected)
-            if not self._tell_of(found, callback):
+        self._update_is_due = False
+        while not self._update_is_due and self.num_timesteps < self._total_timesteps:
+            found = self._drain(self._actors)
+            if not self._take_over(found, callback):
                 return False
-            enough = self._may_train(new=bool(found))
+            self._update_is_due = self._may_train(new=bool(found))
         callback.on_rollout_end()
         self._report(self._actors.facts())
         self.logger.record("time/collect", time.perf_counter() - start)
         return True
 
-    def _drain(self, actors: Backend, at_most: int) -> list[Collected]:
-        """Between two updates, so that whatever ends the run here finds a model and a replay that belong together."""
+    def _drain(self, actors: Backend) -> list[Collected]:
         before = time.perf_counter()
         if self.terminated:
-            self._write_checkpoint()
             raise SystemExit(TERMINATED)
-        try:
-            found = actors.drain(not self._may_train(new=False), at_most)
-        except ActorsFailedError:
-            self._write_checkpoint()
-            raise
+        owed = self._may_train(new=False)
+        if self.replay_ratio is None:
+            at_most = 1
+        elif owed and self.replay_ratio != "max":
+            at_most = 0  # the actors wait with what they have, else they would run away from the ratio
+        else:
+            at_most = self.num_actors * self.max_queue
+        if self._is_empty():  # what arrives must not be too old again
+            self._publish(actors, at_once=True)
+        found = actors.drain(not owed, at_most)
         self._accounts.waited(time.perf_counter() - before)
         return found
 
     def _report(self, facts: BackendFacts) -> None:
-        found = self._accounts.report(facts)
+        assert self.replay_buffer is not None
+        found = self._accounts.report(facts) | stored_lag(self.replay_buffer)
         for key, value in found.items():
             self.logger.record(key, value)
-        if self.replay_buffer is not None and len(self.replay_buffer) > 0:
-            stored = self.replay_buffer.gather("policy_version", np.arange(len(self.replay_buffer)))
-            self.logger.record("replay/version_gap_mean", self.policy_version - float(stored.mean()))
-            self.logger.record("replay/version_gap_max", self.policy_version - int(stored.min()))
-        self._iterations += 1
-        if self._iterations == SETTLED and self.verbose >= 1 and self.backend != "serial":
-            print(bottleneck(found["async/learner_wait"], found.get("async/actor_wait", 0.0)))
+        self._waits.append((found["async/learner_wait"], found.get("async/actor_wait", 0.0)))
+        if len(self._waits) == SETTLED and self.verbose >= 1 and self.backend != "serial":
+            print(bottleneck(*np.mean(self._waits, axis=0)))
 
-    def _publish(self, actors: Backend) -> None:
-        if self._published_version < 0 or self.policy_version - self._published_version >= self.publish_every:
+    def _publish(self, actors: Backend, at_once: bool = False) -> None:
+        every = 1 if at_once else self.publish_every
+        if self._published_version < 0 or self.policy_version - self._published_version >= every:
             actors.publish(published.publish(self.policy, self.policy_version, Normalizer(self.env)))
             self._published_version = self.policy_version
 
     def _may_train(self, new: bool) -> bool:
         """:param new: whether a rollout has arrived since the latest update"""
-        if self.replay_ratio is None or self.replay_buffer is None or len(self.replay_buffer) == 0:
+        if self._is_empty():
+            return False
+        if self.replay_ratio is None:
             return new
         if self.replay_ratio == "max":
             return True
         return self._drawn + self._n_gradient_steps() * self.batch_size <= self.replay_ratio * self._taken
 
+    def _is_empty(self) -> bool:
+        """Whether nothing is stored that is young enough."""
+        assert self.replay_buffer is not None
+        if self.max_policy_lag is not None:
+            self.replay_buffer.drop_older_than(self.policy_version - self.max_policy_lag)
+        return len(self.replay_buffer) == 0
+
     def train(self) -> None:
-        """One update, GIPO's own."""
+        """One update, GIPO's own; none where a run ended before the next one was due."""
+        if not self._update_is_due:
+            return
         before = self.n_gradient_steps
+        self._whole = False
         super().train()
+        self._whole = True
         self._drawn += (self.n_gradient_steps - before) * self.batch_size
         self._accounts.updated()
 
@@ -309,39 +314,24 @@ class AsyncGIPO(GIPO):
         late = self._lag_watch.arrived(collected.rollout.actor_id, collected.version, self._published_version)
         if late is not None:
             warnings.warn(late, LagGrowsWarning, stacklevel=2)
-        self._merge_statistics(collected)
+        moments.add(Normalizer(self.env), collected.before, collected.after)
         self._store_rollout(collected.rollout)
         self._taken += collected.rollout.size
 
-    def _tell_of(self, found: list[Collected], callback: BaseCallback) -> bool:
-        goes_on = True
-        for collected in found:
-            steps = self.num_timesteps + collected.rollout.size
-            goes_on = goes_on and self._tell(collected, callback)
-            self.num_timesteps = steps  # what is stored is counted, also when a callback has stopped within
+    def _take_over(self, found: list[Collected], callback: BaseCallback) -> bool:
+        """Keep what has arrived and tell of it; kept and counted is all of it, also where a callback stops or raises."""
+        steps = self.num_timesteps + sum(collected.rollout.size for collected in found)
+        kept, goes_on = 0, True
+        try:
+            while goes_on and kept < len(found):
+                self._keep(found[kept])
+                kept += 1
+                goes_on = tell(self, found[kept - 1], callback)
+        finally:
+            for collected in found[kept:]:
+                self._keep(collected)
+            self.num_timesteps = steps
         return goes_on
-
-    def _tell(self, collected: Collected, callback: BaseCallback) -> bool:
-        """Tell SB3 and its callbacks of each step of a rollout, as if it were collected now."""
-        rollout = collected.rollout
-        infos: list[list[dict[str, Any]]] = [[{} for _ in range(rollout.n_envs)] for _ in range(rollout.n_steps)]
-        for end in collected.ends:
-            infos[end.step][end.environment] = end.info
-        dones = rollout.terminated | rollout.truncated
-        for step in range(rollout.n_steps):
-            self.num_timesteps += rollout.n_envs
-            facts = {"rewards": rollout.rewards[step], "actions": rollout.actions[step]}
-            callback.update_locals({"infos": infos[step], "dones": dones[step], **facts})
-            if not callback.on_step():
-                return False
-            self._update_info_buffer(infos[step], dones[step])
-        return True
-
-    def _merge_statistics(self, collected: Collected) -> None:
-        normalizer = Normalizer(self.env)
-        present = normalizer.statistics()
-        if present is not None and collected.before is not None and collected.after is not None:
-            normalizer.restore(moments.merge(present, collected.before, collected.after))
 
     def close(self) -> None:
         """End the actors; the next ``learn`` makes new ones."""
@@ -362,9 +352,9 @@ class AsyncGIPO(GIPO):
     def _write_checkpoint(self) -> None:
         if self.checkpoint_path is None:
             return
-        self._goes_on_from = self.checkpoint_path
-        Checkpoints(self.checkpoint_path).write(self)
         self._latest_checkpoint = time.monotonic()
+        if Checkpoints(self.checkpoint_path).try_to_write(self):
+            self._goes_on_from = self.checkpoint_path
 
     @classmethod
     def resume(
@@ -395,7 +385,8 @@ class AsyncGIPO(GIPO):
     # ---------------------------------------------------------------- save, load
 
     def _excluded_save_params(self) -> list[str]:
-        running = ["_actors", "_accounts", "_lag_watch", "_sigterm", "terminated", "_latest_checkpoint"]
+        running = ["_actors", "_accounts", "_lag_watch", "_waits", "_sigterm", "terminated", "_latest_checkpoint", "_made_for"]
+        running.append("_goes_on_from")  # another model that was saved on the way must not replace the checkpoints
         return [*super()._excluded_save_params(), *running, "_env_source"]
 
     @classmethod
@@ -421,17 +412,48 @@ class AsyncGIPO(GIPO):
         :param kwargs: extra arguments to change the model when loading
         :return: new model instance with loaded parameters
         """
+        if "normalize" in kwargs:
+            kwargs["normalize"] = as_arguments(kwargs["normalize"])
+        if "rollout_length" in kwargs:
+            kwargs["n_steps"] = kwargs.pop("rollout_length")
         if isinstance(env, VecEnv):
             kwargs["envs_per_actor"] = env.num_envs
         if "envs_per_actor" in kwargs:
             kwargs["n_envs"] = kwargs["envs_per_actor"]  # SB3's name: not that of the run it was saved in
         model = super().load(path, None, device, custom_objects, print_system_info, force_reset, **kwargs)
-        model._check_own_arguments()
+        check_arguments(model)
+        check_with_gipos(model)
         model._published_version = -1
         if env is not None:
-            model._env_source = env
-            model.set_env(model._stand_in(env))
+            model.set_env(env)
         return model
+
+    def set_env(self, env: EnvSource, force_reset: bool = True) -> None:  # type: ignore[override]  # as in the constructor
+        """
+        Set the environments of the actors, which are made anew by the next ``learn``.
+
+        :param env: as in the constructor
+        :param force_reset: as in SB3
+        """
+        super().set_env(self._stand_in(env), force_reset)
+        self._env_source = env
+        self.close()
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Take over parameters as SB3 does. For the actors that is a new version.
+
+        :param load_path_or_dict: path to a saved model, or what ``get_parameters`` gave
+        :param exact_match: whether all of them must be given
+        :param device: Device on which the code should run.
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        if self._actors is not None and self.replay_buffer is not None:
+            self.policy_version += 1
+            self.replay_buffer.policy_version = self.policy_version
+            self._published_version = -1
 
 
 class _Silent(BaseCallback):

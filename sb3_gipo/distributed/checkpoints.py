@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,6 +95,25 @@ class Checkpoints:
         self._remove_all_but(place)
         return place
 
+    def try_to_write(self, model: Saveable) -> bool:
+        """
+        As :meth:`write`; where that is not possible it is said, as a training is worth more than a checkpoint.
+
+        :param model: between two iterations
+        :return: whether there is one
+        """
+        try:
+            self.write(model)
+        except OSError as error:
+            warnings.warn(
+                f"No checkpoint could be written in {str(self.folder)!r} ({error}). The one before, where there was one, is "
+                "still there; training goes on, and the next one is tried later. Make room, or see who may write there.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return False
+        return True
+
     def _finished(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
@@ -126,7 +146,7 @@ def replay_in(checkpoint: Path) -> Path:
 def _order(checkpoint: Path) -> tuple[int, int]:
     found = _FINISHED.fullmatch(checkpoint.name)
     assert found is not None
-    return int(found[1]), int(found[2])
+    return int(found[2]), int(found[1])  # steps may begin anew (`reset_num_timesteps`), versions never do
 
 
 def _to_disk(path: Path) -> None:

@@ -34,7 +34,12 @@ def stand_in(source: EnvSource, env_kwargs: dict[str, Any] | None, normalize: di
         if normalizer is not None:
             normalizer.training = False  # it sees nothing itself, as below
         return source
-    one = make_vec_env(source, 1, env_kwargs=env_kwargs)
+    if isinstance(source, gym.Env):
+        raise ValueError(
+            f"`env` is an environment ({source}), which is in this process; those of `AsyncGIPO` are made in its actors. Give "
+            "its id, or a function that makes one."
+        )
+    one = make_vec_env(portable(source), 1, env_kwargs=env_kwargs)
     spaces = one.observation_space, one.action_space
     one.close()
     absent: VecEnv = AbsentVecEnv(n_envs, *spaces)
@@ -62,7 +67,15 @@ def actor_envs(
     """
     if isinstance(source, VecEnv):
         return partial(_made_later, maker_of(source), life)
-    return partial(_make_actor_envs, source, env_kwargs, normalize, seed, n_envs, life)
+    return partial(_make_actor_envs, portable(source), env_kwargs, normalize, seed, n_envs, life)
+
+
+def portable(source: str | EnvFactory) -> EnvFactory:
+    """
+    :param source: id of an environment, or a function that makes one
+    :return: a function that makes one also where the id is not known: in another process nobody may have registered it
+    """
+    return partial(gym.make, gym.spec(source)) if isinstance(source, str) else source
 
 
 def _made_later(make: MakeEnvs, life: int, index: int, times_started: int) -> VecEnv:
@@ -70,7 +83,7 @@ def _made_later(make: MakeEnvs, life: int, index: int, times_started: int) -> Ve
 
 
 def _make_actor_envs(
-    source: str | EnvFactory,
+    source: EnvFactory,
     env_kwargs: dict[str, Any] | None,
     normalize: dict[str, Any] | None,
     seed: int | None,
@@ -89,16 +102,16 @@ def _make_actor_envs(
 
 
 def make_evaluation_envs(
-    source: str | EnvFactory,
+    source: EnvFactory,
     env_kwargs: dict[str, Any] | None,
     normalize: dict[str, Any] | None,
     seed: int | None,
     n_envs: int,
 ) -> VecEnv:
     """
-    :param source: as in :func:`stand_in`
-    :param env_kwargs: as in :func:`stand_in`
-    :param normalize: as in :func:`stand_in`
+    :param source: makes one
+    :param env_kwargs: its arguments
+    :param normalize: arguments of ``VecNormalize``; ``None``: without it
     :param seed: of the first environment
     :param n_envs: at a time
     :return: the environments of an evaluation, whose returns are the environment's own

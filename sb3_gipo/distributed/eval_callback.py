@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_gipo import settings
 from sb3_gipo.distributed import published
+from sb3_gipo.distributed.environments import make_evaluation_envs, portable, seed_of
 from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, EvaluationSource
 from sb3_gipo.distributed.published import Published
 from sb3_gipo.rollouts.normalization import Normalizer
@@ -19,11 +21,14 @@ from sb3_gipo.rollouts.normalization import Normalizer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stable_baselines3.common.vec_env import VecEnv
+
     from sb3_gipo.distributed.async_gipo import AsyncGIPO
 
 FILE = "evaluations.npz"  # as SB3 names it
 MODEL = "best_model"
 WAIT_SECONDS = 0.5
+EVALUATION = 1_000_003  # in place of the number of an actor, for a seed of its own
 
 
 class AsyncEvalCallback(EventCallback):
@@ -95,6 +100,19 @@ class AsyncEvalCallback(EventCallback):
         self._submitted: tuple[Published, float] | None = None  # and when
         self._goes_on = True
 
+    def environments(
+        self, env_kwargs: dict[str, Any] | None, normalize: dict[str, Any] | None, seed: int | None
+    ) -> "tuple[Callable[[], VecEnv], int | None]":
+        """
+        :param env_kwargs: of the training
+        :param normalize: arguments of ``VecNormalize``; ``None``: without it
+        :param seed: of the run
+        :return: what makes the environments, and their seed
+        """
+        own = seed_of(seed, EVALUATION) if self.seed is None and seed is not None else self.seed
+        kwargs = env_kwargs if self.eval_env_kwargs is None else self.eval_env_kwargs
+        return partial(make_evaluation_envs, portable(self.eval_env), kwargs, normalize, own, self.n_eval_envs), own
+
     # ---------------------------------------------------------------- when
 
     def _init_callback(self) -> None:
@@ -111,7 +129,7 @@ class AsyncEvalCallback(EventCallback):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        self._goes_on, self._in_a_row = True, 0
+        self._goes_on, self._in_a_row, self._submitted = True, 0, None  # whatever became of an earlier `learn`
         if self.num_timesteps > 0 and not self.evaluations and self.log_path is not None:
             self._remember(self.log_path / FILE)
         self._source = self.model.start_evaluator(self)
@@ -238,4 +256,9 @@ class AsyncEvalCallback(EventCallback):
             for version, step, returns, lengths, succeeded in known
             if step <= self.num_timesteps
         ]
+        if self.evaluations and len(self.evaluations[-1].returns) != self.n_eval_episodes:
+            raise ValueError(
+                f"`n_eval_episodes` is {self.n_eval_episodes}, but the evaluations in {str(path)!r}, to which this run would "
+                f"add, have {len(self.evaluations[-1].returns)} episodes each. Give that number, or another `log_path`."
+            )
         self.best_mean_reward = max((float(np.mean(each.returns)) for each in self.evaluations), default=-np.inf)

@@ -97,10 +97,6 @@ class Evaluator:
 class EvaluationSource(Protocol):
     """An evaluator, wherever it runs, which takes one policy at a time."""
 
-    @property
-    def busy(self) -> bool:
-        """Whether it was given a policy whose result has not been taken."""
-
     def submit(self, weights: Published, step: int) -> None:
         """
         :param weights: to be evaluated

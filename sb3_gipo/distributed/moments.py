@@ -6,6 +6,19 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
+from sb3_gipo.rollouts.normalization import Normalizer
+
+
+def add(normalizer: Normalizer, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+    """
+    :param normalizer: of the learner, which takes over what an actor saw during one rollout
+    :param before: the actor's statistics when its rollout began; ``None``: it has none
+    :param after: the actor's when it ended
+    """
+    present = normalizer.statistics()
+    if present is not None and before is not None and after is not None:
+        normalizer.restore(merge(present, before, after))
+
 
 def merge(present: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """

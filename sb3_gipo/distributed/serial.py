@@ -73,11 +73,6 @@ class SerialEvaluator:
         self._evaluator: Evaluator | None = None
         self._found: Evaluation | Exception | None = None
 
-    @property
-    def busy(self) -> bool:
-        """Whether it was given a policy whose result has not been taken."""
-        return self._found is not None
-
     def submit(self, weights: Published, step: int) -> None:
         """
         :param weights: to be evaluated

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sb3_gipo.distributed import AsyncGIPO
 from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, describe
 from sb3_gipo.distributed.actor import Collected
 from sb3_gipo.rollouts.types import Rollout
@@ -67,12 +68,16 @@ def test_one_report() -> None:
 
 def test_what_is_going_to_happen() -> None:
     """Told in one sentence, with the numbers of the run."""
-    said = describe("ray", 4, 2, 128, 3, 2.5)
-    assert "4, in processes of Ray, with 2 environments each; rollouts of 256 steps" in said
-    assert "whenever 2.5 transitions" in said
-    assert "every 3 updates" in said
-    assert "as fast as possible" in describe("ray", 1, 1, 8, 1, "max")
-    assert "serial" in describe("serial", 1, 1, 8, 1, None)
+
+    def said(**kwargs: Any) -> str:
+        return describe(AsyncGIPO("MlpPolicy", "CartPole-v1", **kwargs))
+
+    many = said(num_actors=4, envs_per_actor=2, rollout_length=128, publish_every=3, replay_ratio=2.5)
+    assert "4, in processes of Ray, with 2 environments each; rollouts of 256 steps" in many
+    assert "whenever 2.5 transitions" in many
+    assert "every 3 updates" in many
+    assert "as fast as possible" in said(replay_ratio="max")
+    assert "serial" in said(backend="serial")
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,13 @@ def test_a_run_that_fails_goes_on_to_its_original_end(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="as told"):
         serial(checkpoint_path=tmp_path, checkpoint_seconds=1e-9).learn(640, callback=Raises(400, RuntimeError))
     again = AsyncGIPO.resume(tmp_path, "CartPole-v1")
-    assert (again.num_timesteps, again.policy_version, len(again.replay_buffer)) == (384, 12, 256)
-    assert again.remaining_timesteps == 256
+    assert (again.num_timesteps, again.policy_version, len(again.replay_buffer)) == (416, 12, 256)  # the whole rollout
+    assert again.remaining_timesteps == 224
     before = stored(again, "observations")
     again.learn(again.remaining_timesteps, reset_num_timesteps=False)
-    assert (again.num_timesteps, again.policy_version, again.remaining_timesteps) == (640, 20, 0)
+    assert (again.num_timesteps, again.policy_version, again.remaining_timesteps) == (640, 19, 0)
     assert again._current_progress_remaining == pytest.approx(1 - 640 / 640)
-    first = stored(again, "observations")[:32]  # all 256 are new by now
+    first = stored(again, "observations")[32:]  # the first 32 are from before
     assert not any(np.array_equal(first[0], row) for row in before)
     once_more = AsyncGIPO.resume(tmp_path, "CartPole-v1")  # the end is a checkpoint too
     assert (once_more.num_timesteps, once_more.remaining_timesteps) == (640, 0)
@@ -136,6 +136,31 @@ def test_another_run_does_not_replace_it(tmp_path: Path) -> None:
     model = AsyncGIPO.resume(tmp_path, "CartPole-v1")
     model.learn(64, reset_num_timesteps=False)
     model.learn(64, reset_num_timesteps=False)
+
+
+def test_a_model_saved_on_the_way_does_not_replace_them(tmp_path: Path) -> None:
+    """Loaded again it is another run: the checkpoints of the one that went on are worth more."""
+    model = serial(checkpoint_path=tmp_path / "run").learn(64)
+    model.save(tmp_path / "early")
+    model.learn(64, reset_num_timesteps=False)
+    with pytest.raises(ValueError, match="another run"):
+        AsyncGIPO.load(tmp_path / "early", env="CartPole-v1").learn(32)
+    assert AsyncGIPO.resume(tmp_path / "run", "CartPole-v1").num_timesteps == 128
+
+
+def test_the_newest_is_that_of_the_latest_policy(tmp_path: Path) -> None:
+    """Steps may begin anew, versions do not."""
+    for name in ("steps_640_version_20", "steps_64_version_22"):
+        (tmp_path / name).mkdir()
+    assert Checkpoints(tmp_path).newest() == tmp_path / "steps_64_version_22"
+
+
+def test_training_goes_on_without_room_for_checkpoints(tmp_path: Path) -> None:
+    """What could not be written is told of."""
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(RuntimeWarning, match="No checkpoint could be written"):
+        model = serial(checkpoint_path=tmp_path / "file" / "run").learn(64)
+    assert model.num_timesteps == 64
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

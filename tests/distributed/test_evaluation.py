@@ -15,7 +15,8 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_gipo import GIPO
-from sb3_gipo.distributed import AsyncEvalCallback, AsyncGIPO
+from sb3_gipo.distributed import AsyncEvalCallback, AsyncGIPO, published
+from sb3_gipo.rollouts.normalization import Normalizer
 from tests.small_envs import SpaceEnv
 
 SMALL: dict[str, Any] = {
@@ -117,6 +118,23 @@ def test_a_run_that_goes_on_adds_to_the_file(tmp_path: Path) -> None:
     with np.load(tmp_path / "evaluations.npz") as file:
         assert file["timesteps"].tolist() == [160, 320, 480]
         assert callback.best_mean_reward == file["results"].mean(axis=1).max()
+
+
+def test_another_number_of_episodes_does_not_go_on(tmp_path: Path) -> None:
+    """In one file all evaluations have the same number."""
+    model = serial().learn(64, callback=AsyncEvalCallback("CartPole-v1", eval_freq=32, log_path=str(tmp_path), verbose=0))
+    callback = AsyncEvalCallback("CartPole-v1", n_eval_episodes=3, eval_freq=32, log_path=str(tmp_path), verbose=0)
+    with pytest.raises(ValueError, match="have 5 episodes each"):
+        model.learn(64, callback=callback, reset_num_timesteps=False)
+
+
+def test_one_that_was_interrupted_does_not_hold_up_the_next_run() -> None:
+    """The same callback may be used again."""
+    callback = AsyncEvalCallback("CartPole-v1", eval_freq=32, verbose=0)
+    model = serial().learn(64, callback=callback)
+    callback._submitted = published.publish(model.policy, 0, Normalizer(model.env)), 0.0  # as Ctrl-C leaves it
+    model.learn(64, callback=callback, reset_num_timesteps=False)
+    assert (len(callback.evaluations), callback.skipped, callback.failures) == (4, 0, 0)
 
 
 class Breaks(SpaceEnv):

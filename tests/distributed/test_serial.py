@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -13,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_gipo import GIPO
 from sb3_gipo.distributed import AsyncGIPO
+from sb3_gipo.distributed.serial import SerialBackend
 from sb3_gipo.distributed.stub import AbsentVecEnv
 from tests.small_envs import SpaceEnv
 
@@ -159,6 +161,10 @@ def test_every_kind_of_observation(observation: str) -> None:
         ({"backend": "threads"}, "backend"),
         ({"backend": "ray", "lag": 2}, "serial"),
         ({"hang_seconds": 0}, "hang_seconds"),
+        ({"acting_lag": 3}, "lag=3"),
+        ({"replay_capacity": None, "gradient_steps": None, "target": "stored"}, "nothing would be kept"),
+        ({"replay_capacity": None, "gradient_steps": None, "replay_ratio": 2.0}, "nothing would be kept"),
+        ({"env": gym.make("CartPole-v1")}, "is an environment"),
     ],
 )
 def test_bad_input(kwargs: dict[str, Any], said: str) -> None:
@@ -177,3 +183,112 @@ def test_environments_that_are_here() -> None:
         serial(absent, normalize=True)
     model = serial(absent).learn(64)
     assert (model.envs_per_actor, model.num_timesteps) == (2, 64)
+
+
+def drawn(model: AsyncGIPO) -> float:
+    return model._drawn / model._taken
+
+
+def test_a_run_ends_where_it_was_asked_to() -> None:
+    """A ratio that is not reached makes no further steps, nor an update that is not due."""
+    model = serial(replay_ratio=0.05).learn(256)
+    assert (model.num_timesteps, model.policy_version) == (256, 0)
+    model = serial(replay_ratio=16.0).learn(256)
+    assert 12 <= drawn(model) <= 16
+
+
+def test_another_ratio_counts_from_where_it_was_set() -> None:
+    """Neither does it wait for what was drawn too much before, nor make up for what was drawn too little."""
+    model = serial(replay_ratio=16.0).learn(256)
+    model.replay_ratio = 1.0
+    model.learn(256, reset_num_timesteps=False)
+    assert model.num_timesteps == 512
+    assert drawn(model) <= 1.0
+    version = model.policy_version
+    model.replay_ratio = 8.0
+    model.learn(64, reset_num_timesteps=False)
+    assert model.policy_version - version <= 64 * 8 / 128
+
+
+def test_the_actors_wait_where_updates_are_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors that have always something finished do not run away from a ratio that the learner must keep up with."""
+    drain = SerialBackend.drain
+    monkeypatch.setattr(SerialBackend, "drain", lambda self, wait, at_most: drain(self, True, at_most) if at_most else [])
+    assert 12 <= drawn(serial(replay_ratio=16.0, num_actors=3).learn(512)) <= 16
+
+
+def test_too_old_is_waited_out() -> None:
+    """Where everything that is stored is too old, no update is made until something younger arrives; the run goes on."""
+    model = serial(max_policy_lag=2, replay_ratio=32.0).learn(640)
+    assert model.num_timesteps == 640
+    assert model.replay_buffer.dropped > 0
+    seldom = serial(max_policy_lag=2, publish_every=50).learn(640)  # then a policy is published at once
+    assert seldom.policy_version >= 15
+    with pytest.raises(ValueError, match="everything would be too old"):
+        serial(max_policy_lag=2, lag=3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_is_kept_is_counted(error: type[BaseException]) -> None:
+    """Also where a callback raises in the middle of a rollout."""
+
+    class Raises(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 40:
+                raise error
+            return True
+
+    model = serial(num_actors=2)
+    with pytest.raises(error):
+        model.learn(640, callback=Raises())
+    assert model.num_timesteps == model._taken == len(model.replay_buffer) == 64
+
+
+def test_environments_can_be_changed() -> None:
+    """By an id; those that are here are refused, as in the constructor."""
+    model = serial().learn(64)
+    with pytest.raises(ValueError, match="an id or a function"):
+        model.set_env(make_vec_env("CartPole-v1", 2))
+    model.set_env(lambda: gym.make("CartPole-v1", sutton_barto_reward=True))
+    model.learn(64, reset_num_timesteps=False)
+    assert set(np.unique(model.replay_buffer.gather("rewards", np.arange(64, 128)))) <= {0.0, -1.0}
+
+
+def test_set_parameters_reach_the_actors() -> None:
+    """As a new version, also where policies are published seldom."""
+    model = serial(publish_every=1000).learn(64)
+    version = model.policy_version
+    model.set_parameters(serial(seed=9).get_parameters())
+    model.learn(32, reset_num_timesteps=False)
+    assert stored_versions(model)[-1] == version + 1
+
+
+def stored_versions(model: AsyncGIPO) -> np.ndarray:
+    return np.asarray(model.replay_buffer.gather("policy_version", np.arange(len(model.replay_buffer))))
+
+
+def test_arguments_of_load(tmp_path: Path) -> None:
+    """Mean what they mean in the constructor."""
+    serial().save(tmp_path / "model")
+    loaded = AsyncGIPO.load(tmp_path / "model", env="CartPole-v1", normalize=True, rollout_length=8, num_actors=3)
+    assert (loaded.normalize, loaded.n_steps, loaded.num_actors) == ({}, 8, 3)
+    assert loaded.get_vec_normalize_env() is not None
+    assert serial(normalize={}).get_vec_normalize_env() is not None
+
+
+def test_other_arguments_make_other_actors() -> None:
+    """Between two runs."""
+    model = serial().learn(64)
+    model.num_actors = 3
+    model.learn(96, reset_num_timesteps=False)
+    assert {segment.actor_id for segment in model.replay_buffer.segments} == {0, 1, 2}
+
+
+def test_an_id_that_only_this_process_knows() -> None:
+    """Travels as what it stands for."""
+    gym.register("OnlyHere-v0", entry_point=lambda: SpaceEnv())
+    try:
+        plan = serial("OnlyHere-v0")._plan()
+    finally:
+        del gym.registry["OnlyHere-v0"]
+    assert plan.make_env(0, 0).num_envs == 1

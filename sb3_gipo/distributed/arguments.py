@@ -1,0 +1,59 @@
+"""Checks of AsyncGIPO's arguments: what was given, what is allowed, what to do."""
+
+from typing import TYPE_CHECKING, Any
+
+from sb3_gipo import settings
+
+if TYPE_CHECKING:
+    from sb3_gipo.distributed.async_gipo import AsyncGIPO
+
+
+def check_arguments(model: "AsyncGIPO") -> None:
+    """
+    :param model: with its own arguments
+    :raises ValueError: for one that will not do
+    """
+    for name in ("num_actors", "envs_per_actor", "publish_every", "max_queue", "max_failures"):
+        settings.check_at_least(name, getattr(model, name), 1, integer=True)
+    settings.check_at_least("lag", model.lag, 0, integer=True)
+    settings.check_above("hang_seconds", model.hang_seconds, 0)
+    settings.check_above("checkpoint_seconds", model.checkpoint_seconds, 0)
+    settings.check_choice("backend", model.backend, ("ray", "serial"))
+    settings.check_choice("pull", model.pull, ("rollout", "step"))
+    if model.replay_ratio not in (None, "max"):
+        settings.check_above("replay_ratio", model.replay_ratio, 0)
+    if model.replay_ratio == "max" and model.backend == "serial":
+        raise ValueError(
+            '`replay_ratio` is "max", to train without waiting; but with `backend="serial"` nothing is collected '
+            "meanwhile, so that it would never end. Give a number."
+        )
+    if model.lag > 0 and model.backend != "serial":
+        raise ValueError(f'`lag` is {model.lag}, but only `backend="serial"` has a lag that can be set; leave it out.')
+
+
+def check_with_gipos(model: "AsyncGIPO") -> None:
+    """
+    :param model: with GIPO's arguments too
+    :raises ValueError: for one of those that does not go with actors
+    """
+    if model.acting_lag > 0:
+        raise ValueError(f'`acting_lag` is {model.acting_lag}; with actors it is `backend="serial", lag={model.acting_lag}`.')
+    if model.replay_capacity is None and (model.replay_ratio is not None or not model._stores_rollouts):
+        raise ValueError(
+            "`replay_capacity` is None: nothing would be kept of what actors have collected. Leave it out, or give a "
+            "number of transitions; without a replay there is one update for every rollout (`replay_ratio=None`, "
+            '`target="vtrace"` or `"gae"`). For PPO itself use `GIPO`.'
+        )
+    if model.max_policy_lag is not None and model.max_policy_lag < model.lag:
+        raise ValueError(
+            f"`max_policy_lag` is {model.max_policy_lag} and `lag` {model.lag}: everything would be too old when it arrives."
+            " Raise one or lower the other."
+        )
+
+
+def as_arguments(normalize: bool | dict[str, Any] | None) -> dict[str, Any] | None:
+    """
+    :param normalize: as in the constructor
+    :return: arguments of ``VecNormalize``; ``None``: without it
+    """
+    return None if normalize is None or normalize is False else {} if normalize is True else normalize
