@@ -142,8 +142,11 @@ class RayBackend:
                 self._times_started[index] += 1
                 self._offers.started(index, self._version)
                 self._supervisor.started(index, now)
-            # who has died is asked for nothing: what it did not begin is not lost
-            while running is not None and len(running.rollouts) < self._ahead and not _is_there(running.life):
+            if running is None or len(running.rollouts) >= self._ahead or _is_there(running.life):
+                continue  # who has died is asked for nothing: what it did not begin is not lost
+            if not running.rollouts:
+                self._supervisor.waits(index, now)  # until now, for us, however long an update took
+            while len(running.rollouts) < self._ahead:
                 running.rollouts.append(running.handle.collect.remote())
 
     def _take_finished(self, at_most: int, seconds: float) -> list[Collected]:
@@ -199,7 +202,8 @@ class RayBackend:
             if running is None:
                 continue
             if not running.rollouts:
-                self._fetch(index, running.life)  # died with nothing to do
+                if _is_there(running.life):
+                    self._fetch(index, running.life)  # died with nothing to do
                 continue
             if _is_there(running.ready):
                 self._supervisor.is_ready(index, now)
