@@ -1,6 +1,7 @@
 """Which actors are well, which are started again and when: bookkeeping of times and numbers, nothing that runs."""
 
 import dataclasses
+import warnings
 from typing import Literal
 
 Reason = Literal["raised", "died", "hung"]
@@ -12,6 +13,10 @@ class ActorsFailedError(RuntimeError, ValueError):
 
     :param message: what happened, with the first traceback
     """
+
+
+class ActorFailedWarning(RuntimeWarning):
+    """An actor failed for the first time in a run; training goes on."""
 
 
 @dataclasses.dataclass
@@ -117,6 +122,7 @@ class Supervisor:
         record.in_a_row += 1
         self.failures[reason] += 1
         self.lost_rollouts += lost
+        is_first = self.first_failure is None
         if self.first_failure is None:
             self.first_failure = why
         if record.in_a_row >= self._patience and self._given_up is None:
@@ -126,6 +132,13 @@ class Supervisor:
                 f"{self.first_failure}"
             )
         record.begin_at = now + min(self._back_off * 2 ** (record.in_a_row - 1), self._longest)
+        if is_first and self._given_up is None:  # else all of it is in the error
+            warnings.warn(
+                f"Actor {actor} failed. It is started again; further failures are only counted (`async/restarts`), up to "
+                f"`max_failures` ({self._patience}) of one actor in a row.\n{why}",
+                ActorFailedWarning,
+                stacklevel=2,
+            )
 
     def check(self) -> None:
         """

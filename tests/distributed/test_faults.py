@@ -1,8 +1,10 @@
 """Who is started again and when, by a clock of our own."""
 
+import warnings
+
 import pytest
 
-from sb3_gipo.distributed.faults import ActorsFailedError, Supervisor
+from sb3_gipo.distributed.faults import ActorFailedWarning, ActorsFailedError, Supervisor
 
 
 def supervisor(patience: int = 4) -> Supervisor:
@@ -42,6 +44,28 @@ def test_one_failure_too_many_shows_the_first() -> None:
     watch.check()
     watch.failed(0, 2.0, "later", "raised")
     with pytest.raises(ActorsFailedError, match=r"Actor 0 failed 3 times(?s:.*)no licence"):
+        watch.check()
+
+
+def test_the_first_failure_is_told_of_at_once() -> None:
+    """With its traceback and what comes next; all others are counted only."""
+    watch = supervisor()
+    words = r"Actor 1 failed\. It is started again;.*`async/restarts`.*\(4\)(?s:.*)no licence"
+    with pytest.warns(ActorFailedWarning, match=words):
+        watch.failed(1, 0.0, "Traceback: the simulator has no licence", "raised")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.failed(1, 1.0, "later", "died")
+        watch.failed(0, 2.0, "later", "hung")
+
+
+def test_a_failure_that_ends_the_run_is_not_told_of_twice() -> None:
+    """The error has its traceback."""
+    watch = supervisor(patience=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.failed(1, 0.0, "broken", "raised")
+    with pytest.raises(ActorsFailedError, match="broken"):
         watch.check()
 
 
