@@ -73,17 +73,20 @@ class _Collector(GIPO):
 
 
 class _Ends(BaseCallback):
-    """Notes how episodes ended."""
+    """Notes how episodes ended, and when the latest step was made."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ends: list[EpisodeEnd] = []
         self._step = 0
+        self.latest = time.monotonic()
 
     def _on_rollout_start(self) -> None:
         self.ends, self._step = [], 0
+        self.latest = time.monotonic()
 
     def _on_step(self) -> bool:
+        self.latest = time.monotonic()
         for index in np.flatnonzero(self.locals["dones"]):
             info = self.locals["infos"][index]
             self.ends.append(EpisodeEnd(self._step, int(index), {key: info[key] for key in KEPT_INFO if key in info}))
@@ -130,6 +133,14 @@ class Actor:
     def version(self) -> int:
         """Of the policy it holds."""
         return self._model.policy_version
+
+    def silent(self) -> float:
+        """
+        May be called by another thread while this one collects.
+
+        :return: seconds since its latest step, or since it has begun a rollout
+        """
+        return time.monotonic() - self._ends.latest
 
     def offer(self, weights: Published) -> None:
         """

@@ -1,6 +1,7 @@
 """Which actors are well, which are started again and when: bookkeeping of times and numbers, nothing that runs."""
 
 import dataclasses
+import warnings
 from typing import Literal
 
 Reason = Literal["raised", "died", "hung"]
@@ -14,10 +15,15 @@ class ActorsFailedError(RuntimeError, ValueError):
     """
 
 
+class ActorFailedWarning(RuntimeWarning):
+    """An actor failed for the first time in a run; training goes on."""
+
+
 @dataclasses.dataclass
 class _Record:
     sign: float  # latest sign of life
     begin_at: float  # not to be started before
+    asked: float | None = None  # time of a question for one that is not answered yet
     ready: bool = False  # its environments are made
     in_a_row: int = 0  # failures since the latest rollout
     starts: int = 0
@@ -31,7 +37,7 @@ class Supervisor:
     :param patience: failures of one actor in a row that are one too many
     :param back_off: seconds before an actor is started again, doubled with each failure in a row
     :param longest_back_off: seconds, at most
-    :param hang_after: seconds without a rollout after which an actor counts as hanging
+    :param hang_after: seconds without a step after which an actor counts as hanging
     :param making_takes: seconds that making an actor and its environments may take, where that is more
     :param now: the time
     """
@@ -72,7 +78,7 @@ class Supervisor:
         record = self._records[actor]
         self.restarts += record.starts > 0
         record.starts += 1
-        record.sign, record.ready = now, False
+        record.sign, record.asked, record.ready = now, None, False
 
     def is_ready(self, actor: int, now: float) -> None:
         """
@@ -96,14 +102,60 @@ class Supervisor:
         """
         self._records[actor].sign = now
 
+    def is_to_be_asked(self, actor: int, now: float) -> bool:
+        """
+        :param actor: with a rollout under way
+        :param now: the time
+        :return: whether nothing has been heard of it for so long that it must be asked for a sign of life
+        """
+        record = self._records[actor]
+        if not record.ready or record.asked is not None or now - record.sign <= self._hang_after:
+            return False
+        record.asked = now
+        return True
+
+    def answered(self, actor: int, silent: float) -> bool:
+        """
+        The answer is of when it was asked for, or later: when it is read does not matter, nor what the learner did meanwhile.
+
+        :param actor: that was asked
+        :param silent: seconds since its latest step, by its own clock
+        :return: whether that is too long
+        """
+        record = self._records[actor]
+        assert record.asked is not None
+        record.sign, asked, record.asked = max(record.sign, record.asked - silent), record.asked, None
+        return asked - record.sign > self._hang_after
+
     def hangs(self, actor: int, now: float) -> bool:
         """
         :param actor: that runs
         :param now: the time
-        :return: whether it has been silent for too long
+        :return: whether it has been made for too long, or has not answered for too long
         """
         record = self._records[actor]
-        return now - record.sign > (self._hang_after if record.ready else self.making_takes)
+        if not record.ready:
+            return now - record.sign > self.making_takes
+        return record.asked is not None and now - max(record.sign, record.asked) > self._hang_after
+
+    def say_hangs(self, actor: int, now: float) -> str:
+        """
+        :param actor: that hangs
+        :param now: the time
+        :return: what happened, and what to do
+        """
+        record = self._records[actor]
+        silent = f"{now - record.sign:.0f} s"
+        if not record.ready:
+            return (
+                f"Actor {actor} was ended: its environments were not made within {silent}. Where that may take so long, give a "
+                f"`hang_seconds` that is greater ({self._hang_after:g} now, and never less than {self.making_takes:g} for this)."
+            )
+        return (
+            f"Actor {actor} was ended: it made no step for {silent}, more than `hang_seconds` ({self._hang_after:g}). Where a "
+            "step, with the reset at the end of an episode, may take so long, give a greater `hang_seconds`; else look for what "
+            "the environment waits for."
+        )
 
     def failed(self, actor: int, now: float, why: str, reason: Reason, lost: int = 1) -> None:
         """
@@ -117,6 +169,7 @@ class Supervisor:
         record.in_a_row += 1
         self.failures[reason] += 1
         self.lost_rollouts += lost
+        is_first = self.first_failure is None
         if self.first_failure is None:
             self.first_failure = why
         if record.in_a_row >= self._patience and self._given_up is None:
@@ -126,6 +179,13 @@ class Supervisor:
                 f"{self.first_failure}"
             )
         record.begin_at = now + min(self._back_off * 2 ** (record.in_a_row - 1), self._longest)
+        if is_first and self._given_up is None:  # else all of it is in the error
+            warnings.warn(
+                f"Actor {actor} failed. It is started again; further failures are only counted (`async/restarts`), up to "
+                f"`max_failures` ({self._patience}) of one actor in a row.\n{why}",
+                ActorFailedWarning,
+                stacklevel=2,
+            )
 
     def check(self) -> None:
         """

@@ -27,6 +27,7 @@ class _Running:
     ready: Any  # a reference that is there when its environments are made
     life: Any  # a reference that is there, an error, when its process has ended
     rollouts: list[Any]  # references of those under way or waiting to be taken, oldest first
+    silent: Any = None  # a reference that is there when it has answered how long it has been silent; ``None``: not asked
 
 
 class RayBackend:
@@ -142,8 +143,11 @@ class RayBackend:
                 self._times_started[index] += 1
                 self._offers.started(index, self._version)
                 self._supervisor.started(index, now)
-            # who has died is asked for nothing: what it did not begin is not lost
-            while running is not None and len(running.rollouts) < self._ahead and not _is_there(running.life):
+            if running is None or len(running.rollouts) >= self._ahead or _is_there(running.life):
+                continue  # who has died is asked for nothing: what it did not begin is not lost
+            if not running.rollouts:
+                self._supervisor.waits(index, now)  # until now, for us, however long an update took
+            while len(running.rollouts) < self._ahead:
                 running.rollouts.append(running.handle.collect.remote())
 
     def _take_finished(self, at_most: int, seconds: float) -> list[Collected]:
@@ -199,21 +203,31 @@ class RayBackend:
             if running is None:
                 continue
             if not running.rollouts:
-                self._fetch(index, running.life)  # died with nothing to do
+                if _is_there(running.life):
+                    self._fetch(index, running.life)  # died with nothing to do
                 continue
             if _is_there(running.ready):
                 self._supervisor.is_ready(index, now)
             if _is_there(running.rollouts[0]):
                 self._supervisor.waits(index, now)  # for us
-            elif self._supervisor.hangs(index, now):
+            elif self._is_silent(index, running, now):
                 self._fail(index, now, None)
+
+    def _is_silent(self, index: int, running: _Running, now: float) -> bool:
+        """Who has not finished a rollout for long is asked: its environment may be slow."""
+        if self._supervisor.is_to_be_asked(index, now):
+            running.silent = running.handle.silent.remote()
+        elif running.silent is not None and _succeeded(running.silent):  # where it is an error its rollout will be one
+            answer, running.silent = ray.get(running.silent), None
+            return self._supervisor.answered(index, answer)
+        return self._supervisor.hangs(index, now)
 
     def _fail(self, index: int, now: float, error: RayError | None) -> None:
         """:param error: what its rollout is instead; ``None``: it is silent"""
         running = self._running[index]
         assert running is not None
         reason: Reason = "hung" if error is None else "raised" if _raised(error) else "died"
-        why = f"Actor {index} gave no rollout for too long and was ended." if error is None else str(error)
+        why = self._supervisor.say_hangs(index, now) if error is None else str(error)
         half_made = bool(running.rollouts) and _succeeded(running.ready)
         lost = min(sum(map(_is_lost, _those_there(running.rollouts))) + half_made, len(running.rollouts))
         self._end(index)

@@ -62,6 +62,11 @@ class RemoteActor:
             if self._actor is not None:
                 self._actor.offer(weights)
 
+    @ray.method(concurrency_group=OFFER)
+    def silent(self) -> float:
+        """:return: seconds since its latest step"""
+        return 0.0 if self._actor is None else self._actor.silent()
+
     @ray.method(concurrency_group=LIVE)
     def live(self) -> None:
         """As long as the process does."""

@@ -1,5 +1,6 @@
 """Actors are killed, hang, raise and are slow: what had been finished arrives, and the counters say what happened."""
 
+import ctypes
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from benchmarks.asynchronous.envs import Arrived, BookkeepingEnv, arrived, made
 from sb3_gipo.distributed import AsyncGIPO, backends
 from sb3_gipo.distributed.accounts import BackendFacts
+from sb3_gipo.distributed.faults import ActorFailedWarning
 
 ray = pytest.importorskip("ray")
 
@@ -129,3 +131,32 @@ def test_what_was_finished_outlives_its_actor(tmp_path: Path, width: int) -> Non
     facts = backend.facts()
     model.close()
     assert (facts.died, facts.lost_rollouts) == (1, 0)
+
+
+class Holding(BookkeepingEnv):
+    """Its third step holds the interpreter for ever: no other thread of its process runs."""
+
+    def step(self, action: np.ndarray) -> Any:
+        if self.number == 1 and self.steps == 3:
+            ctypes.PyDLL(None).sleep(100_000)  # the lock is kept, as by an extension that does not know of threads
+        return super().step(action)
+
+
+def test_who_is_slow_is_left_alone(tmp_path: Path) -> None:
+    """A rollout takes twice as long as an actor may be silent, a step does not."""
+    slow = partial(BookkeepingEnv, tmp_path, seconds=2.0 / LENGTH)
+    model = AsyncGIPO("MlpPolicy", slow, num_actors=1, hang_seconds=1.0, **SMALL).learn(3 * LENGTH)
+    facts = model._actors.facts()
+    model.close()
+    assert (facts.hung, facts.restarts) == (0, 0)
+
+
+def test_who_holds_the_interpreter_is_found(tmp_path: Path) -> None:
+    """It answers nothing at all."""
+    model = AsyncGIPO("MlpPolicy", partial(Holding, tmp_path), num_actors=1, hang_seconds=1.0, **SMALL)
+    with pytest.warns(ActorFailedWarning, match=r"no step for \d+ s, more than `hang_seconds` \(1\)"):
+        model.learn(LENGTH)
+    facts = model._actors.facts()
+    model.close()
+    assert (facts.hung, facts.restarts) == (1, 1)
+    until(lambda: not Path(f"/proc/{made(tmp_path)[1].pid}").exists())

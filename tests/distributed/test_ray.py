@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
+from benchmarks.asynchronous.envs import SleepingEnv
 from sb3_gipo.distributed import AsyncGIPO, backends
 from sb3_gipo.distributed.faults import ActorsFailedError
 from tests.small_envs import SpaceEnv
@@ -104,6 +106,24 @@ def test_two_actors_fill_one_replay(tmp_path: Path) -> None:
     assert actors_end(tmp_path)
 
 
+def test_an_actor_that_may_not_work_ahead() -> None:
+    """Has nothing to do until it is asked again."""
+    model = AsyncGIPO("MlpPolicy", "CartPole-v1", num_actors=1, max_queue=1, **SMALL)
+    model.learn(160)
+    model.close()
+    assert model.num_timesteps == 160
+
+
+def test_an_update_that_takes_long_is_no_silence_of_the_actors() -> None:
+    """Who was asked for nothing meanwhile begins when it is asked."""
+    env = partial(SleepingEnv, 0.05)  # 0.8 s a rollout
+    model = AsyncGIPO("MlpPolicy", env, num_actors=1, max_queue=1, hang_seconds=1.0, **SMALL)
+    model.learn(48, callback=SlowUpdates(1.2))
+    facts = model._actors.facts()
+    model.close()
+    assert (model.num_timesteps, facts.restarts, facts.hung) == (48, 0, 0)
+
+
 def test_weights_arrive_between_two_steps() -> None:
     """Where that is asked for, one rollout is by several policies."""
     model = AsyncGIPO("MlpPolicy", SpaceEnv, num_actors=1, pull="step", replay_ratio="max", **{**SMALL, "n_steps": 256})
@@ -144,6 +164,24 @@ def test_one_that_never_works_stops_the_run(tmp_path: Path) -> None:
         model.learn(512)
     assert actors_end(tmp_path)
     assert (model.policy_version, model._actors) == (0, None)
+
+
+class SlowUpdates(BaseCallback):
+    """
+    Between what is taken and what is asked for next time passes.
+
+    :param seconds: each time
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        time.sleep(self._seconds)
 
 
 class Stop(BaseCallback):
