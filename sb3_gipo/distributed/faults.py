@@ -148,13 +148,13 @@ class Supervisor:
         silent = f"{now - record.sign:.0f} s"
         if not record.ready:
             return (
-                f"Actor {actor} was ended: its environments were not made within {silent}. Where that may take so long, give a "
-                f"`hang_seconds` that is greater ({self._hang_after:g} now, and never less than {self.making_takes:g} for this)."
+                f"Actor {actor} was ended: its environments were not made within {silent}. Where that may take so long, give "
+                f"a `hang_seconds` that is greater than {self.making_takes:g} (it is {self._hang_after:g})."
             )
         return (
             f"Actor {actor} was ended: it made no step for {silent}, more than `hang_seconds` ({self._hang_after:g}). Where a "
-            "step, with the reset at the end of an episode, may take so long, give a greater `hang_seconds`; else look for what "
-            "the environment waits for."
+            "step, with the reset at the end of an episode, may take so long, give a greater `hang_seconds`; else look for "
+            "what the environment waits for."
         )
 
     def failed(self, actor: int, now: float, why: str, reason: Reason, lost: int = 1) -> None:

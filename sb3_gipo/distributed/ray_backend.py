@@ -14,8 +14,8 @@ from sb3_gipo.distributed.faults import Reason, Supervisor
 from sb3_gipo.distributed.offers import Offers
 from sb3_gipo.distributed.placement import Places, demand
 from sb3_gipo.distributed.published import Published
-from sb3_gipo.distributed.ray_cluster import connect, resources_of_nodes, store_megabytes
-from sb3_gipo.distributed.ray_processes import GROUPS, RayEvaluator, RemoteActor, RemoteEvaluator
+from sb3_gipo.distributed.ray_cluster import connect, leave, resources_of_nodes, store_megabytes
+from sb3_gipo.distributed.ray_processes import GROUPS, RayEvaluator, RemoteActor, RemoteEvaluator, end
 
 POLL_SECONDS = 0.5
 
@@ -56,9 +56,7 @@ class RayBackend:
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
         self._resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
         self._remote = self._make(RemoteActor, concurrency_groups=GROUPS)
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            connect(address)
+        self._session = connect(address)
         self._places = Places(demand(self._resources), num_actors, supervisor.making_takes, time.monotonic())
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
         self._evaluators: list[RayEvaluator] = []
@@ -112,14 +110,14 @@ class RayBackend:
         return BackendFacts(len(running), queue, watch.restarts, watch.lost_rollouts, **watch.failures, object_store_mb=store)
 
     def close(self) -> None:
-        """End the actors; end Ray where it was started here, leave a cluster that was joined here."""
+        """End the actors, and with the last of them in this process Ray, or leave the cluster, where that was begun here."""
         for index in range(len(self._running)):
             self._end(index)
         for evaluator in self._evaluators:
             evaluator.close()
         self._weights = None
-        if self._ours:
-            ray.shutdown()
+        leave(self._session)
+        self._session = None
 
     def _make(self, what: type, **more: Any) -> Any:
         remote: Any = ray.remote  # its types do not know of groups
@@ -236,7 +234,7 @@ class RayBackend:
     def _end(self, index: int) -> None:
         running, self._running[index] = self._running[index], None
         if running is not None:
-            ray.kill(running.handle)
+            end(running.handle)
 
 
 def _is_there(reference: Any) -> bool:

@@ -1,0 +1,46 @@
+"""Who begins and ends Ray, and what becomes of actors that nobody has ended."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sb3_gipo.distributed import AsyncGIPO
+
+ray = pytest.importorskip("ray")
+
+SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "gradient_steps": 1, "replay_capacity": 1024, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """No session before a test, and none after it."""
+    assert not ray.is_initialized()
+    yield
+    ray.shutdown()
+
+
+def trained() -> AsyncGIPO:
+    return AsyncGIPO("MlpPolicy", "CartPole-v1", num_actors=1, **SMALL).learn(16)
+
+
+def test_two_models_share_a_session() -> None:
+    """The first has begun it and ends first; the other goes on."""
+    first, second = trained(), trained()
+    first.close()
+    first.close()  # again is nothing
+    second.learn(48, reset_num_timesteps=False)
+    assert second.num_timesteps == 64
+    second.close()
+    assert not ray.is_initialized()
+
+
+def test_a_session_that_was_ended_by_others() -> None:
+    """Who had used it does not end the next one."""
+    first = trained()
+    ray.shutdown()
+    second = trained()
+    first.close()
+    second.learn(48, reset_num_timesteps=False)
+    second.close()
+    assert not ray.is_initialized()
