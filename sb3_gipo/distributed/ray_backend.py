@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import weakref
 from typing import Any
 
 import ray
@@ -14,7 +15,7 @@ from sb3_gipo.distributed.faults import Reason, Supervisor
 from sb3_gipo.distributed.offers import Offers
 from sb3_gipo.distributed.placement import Places, demand
 from sb3_gipo.distributed.published import Published
-from sb3_gipo.distributed.ray_cluster import connect, leave, resources_of_nodes, store_megabytes
+from sb3_gipo.distributed.ray_cluster import Session, connect, leave, resources_of_nodes, store_megabytes
 from sb3_gipo.distributed.ray_processes import GROUPS, RayEvaluator, RemoteActor, RemoteEvaluator, end
 
 POLL_SECONDS = 0.5
@@ -56,11 +57,14 @@ class RayBackend:
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
         self._resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
         self._remote = self._make(RemoteActor, concurrency_groups=GROUPS)
-        self._session = connect(address)
+        session = connect(address)
         self._places = Places(demand(self._resources), num_actors, supervisor.making_takes, time.monotonic())
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
         self._evaluators: list[RayEvaluator] = []
         self._running: list[_Running | None] = [None] * num_actors
+        # Also where nobody calls `close`: an actor whose handle is dropped goes on with what it was asked for, for ever.
+        self._ending = weakref.finalize(self, _end_all, self._running, self._evaluators, session)
+        self._ending.atexit = False  # the end of this process is that of all
         self._times_started = [0] * num_actors
         self._turns = list(range(num_actors))  # whose rollout is taken first; who had one goes to the end
         self._offers = Offers(num_actors, plan.pull)
@@ -111,13 +115,8 @@ class RayBackend:
 
     def close(self) -> None:
         """End the actors, and with the last of them in this process Ray, or leave the cluster, where that was begun here."""
-        for index in range(len(self._running)):
-            self._end(index)
-        for evaluator in self._evaluators:
-            evaluator.close()
+        self._ending()
         self._weights = None
-        leave(self._session)
-        self._session = None
 
     def _make(self, what: type, **more: Any) -> Any:
         remote: Any = ray.remote  # its types do not know of groups
@@ -235,6 +234,17 @@ class RayBackend:
         running, self._running[index] = self._running[index], None
         if running is not None:
             end(running.handle)
+
+
+def _end_all(running: list[_Running | None], evaluators: list[RayEvaluator], session: Session | None) -> None:
+    """Apart from the backend, which may be no more."""
+    for index, each in enumerate(running):
+        if each is not None:
+            end(each.handle)
+            running[index] = None
+    for evaluator in evaluators:
+        evaluator.close()
+    leave(session)
 
 
 def _is_there(reference: Any) -> bool:

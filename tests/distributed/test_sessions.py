@@ -1,10 +1,17 @@
 """Who begins and ends Ray, and what becomes of actors that nobody has ended."""
 
+import gc
+import os
+import time
+import weakref
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.asynchronous.envs import BookkeepingEnv, made
 from sb3_gipo.distributed import AsyncGIPO
 
 ray = pytest.importorskip("ray")
@@ -44,3 +51,20 @@ def test_a_session_that_was_ended_by_others() -> None:
     second.learn(48, reset_num_timesteps=False)
     second.close()
     assert not ray.is_initialized()
+
+
+def test_a_model_that_is_dropped_ends_its_actors(tmp_path: Path) -> None:
+    """And Ray with them, as `close` does."""
+    env = partial(BookkeepingEnv, tmp_path)
+    model = AsyncGIPO("MlpPolicy", env, num_actors=2, **SMALL).learn(64)
+    backend = weakref.ref(model._actors)
+    actors = {each.pid for each in made(tmp_path).values()} - {os.getpid()}
+    assert actors
+    del model
+    gc.collect()
+    assert backend() is None
+    assert not ray.is_initialized()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in actors):
+        assert time.monotonic() < deadline, "they go on"
+        time.sleep(0.1)
