@@ -29,6 +29,8 @@ class _Running:
     life: Any  # a reference that is there, an error, when its process has ended
     rollouts: list[Any]  # references of those under way or waiting to be taken, oldest first
     silent: Any = None  # a reference that is there when it has answered how long it has been silent; ``None``: not asked
+    offer: Any = None  # a reference that is there when it has taken note of the latest policy it was offered
+    behind: bool = False  # whether another one waits for that
 
 
 class RayBackend:
@@ -126,13 +128,17 @@ class RayBackend:
         running = self._running[index]
         if running is None or running.placing is not None:  # else every policy would be kept until it has a place
             return
-        if self._offers.take_note(index, self._version):
-            running.handle.offer.remote(self._weights)
+        running.behind = running.offer is not None and not _is_there(running.offer)
+        # An offer keeps its policy in memory until it is taken note of: one for each actor, however long that does not run.
+        if not running.behind and self._offers.take_note(index, self._version):
+            running.offer = running.handle.offer.remote(self._weights)
 
     def _keep_busy(self) -> None:
         self._supervisor.check()
         now = time.monotonic()
         for index, running in enumerate(self._running):
+            if running is not None and running.behind:
+                self._offer(index)
             if running is None and self._supervisor.may_start(index, now):
                 handle = self._remote.remote(self._plan, index, self._times_started[index], self._weights)
                 asked = handle.placed.remote(), handle.ready.remote(), handle.live.remote()
