@@ -149,7 +149,7 @@ class Supervisor:
         if not record.ready:
             return (
                 f"Actor {actor} was ended: its environments were not made within {silent}. Where that may take so long, "
-                f"give a greater `hang_seconds` ({self._hang_after:g} now; for this at least {self.making_takes:g})."
+                f"give a `hang_seconds` that is greater than {self.making_takes:g} (it is {self._hang_after:g})."
             )
         return (
             f"Actor {actor} was ended: it made no step for {silent}, more than `hang_seconds` ({self._hang_after:g}). Where a "

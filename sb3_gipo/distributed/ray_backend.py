@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import weakref
 from typing import Any
 
 import ray
@@ -14,8 +15,8 @@ from sb3_gipo.distributed.faults import Reason, Supervisor
 from sb3_gipo.distributed.offers import Offers
 from sb3_gipo.distributed.placement import Places, demand
 from sb3_gipo.distributed.published import Published
-from sb3_gipo.distributed.ray_cluster import connect, resources_of_nodes, store_megabytes
-from sb3_gipo.distributed.ray_processes import GROUPS, RayEvaluator, RemoteActor, RemoteEvaluator
+from sb3_gipo.distributed.ray_cluster import Session, connect, leave, resources_of_nodes, store_megabytes
+from sb3_gipo.distributed.ray_processes import GROUPS, RayEvaluator, RemoteActor, RemoteEvaluator, end
 
 POLL_SECONDS = 0.5
 
@@ -28,6 +29,8 @@ class _Running:
     life: Any  # a reference that is there, an error, when its process has ended
     rollouts: list[Any]  # references of those under way or waiting to be taken, oldest first
     silent: Any = None  # a reference that is there when it has answered how long it has been silent; ``None``: not asked
+    offer: Any = None  # a reference that is there when it has taken note of the latest policy it was offered
+    behind: bool = False  # whether another one waits for that
 
 
 class RayBackend:
@@ -56,13 +59,14 @@ class RayBackend:
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
         self._resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
         self._remote = self._make(RemoteActor, concurrency_groups=GROUPS)
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            connect(address)
+        session = connect(address)
         self._places = Places(demand(self._resources), num_actors, supervisor.making_takes, time.monotonic())
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
         self._evaluators: list[RayEvaluator] = []
         self._running: list[_Running | None] = [None] * num_actors
+        # Also where nobody calls `close`: an actor whose handle is dropped goes on with what it was asked for, for ever.
+        self._ending = weakref.finalize(self, _end_all, self._running, self._evaluators, session)
+        self._ending.atexit = False  # the end of this process is that of all
         self._times_started = [0] * num_actors
         self._turns = list(range(num_actors))  # whose rollout is taken first; who had one goes to the end
         self._offers = Offers(num_actors, plan.pull)
@@ -112,14 +116,9 @@ class RayBackend:
         return BackendFacts(len(running), queue, watch.restarts, watch.lost_rollouts, **watch.failures, object_store_mb=store)
 
     def close(self) -> None:
-        """End the actors; end Ray where it was started here, leave a cluster that was joined here."""
-        for index in range(len(self._running)):
-            self._end(index)
-        for evaluator in self._evaluators:
-            evaluator.close()
+        """End the actors, and with the last of them in this process Ray, or leave the cluster, where that was begun here."""
+        self._ending()
         self._weights = None
-        if self._ours:
-            ray.shutdown()
 
     def _make(self, what: type, **more: Any) -> Any:
         remote: Any = ray.remote  # its types do not know of groups
@@ -129,13 +128,17 @@ class RayBackend:
         running = self._running[index]
         if running is None or running.placing is not None:  # else every policy would be kept until it has a place
             return
-        if self._offers.take_note(index, self._version):
-            running.handle.offer.remote(self._weights)
+        running.behind = running.offer is not None and not _is_there(running.offer)
+        # An offer keeps its policy in memory until it is taken note of: one for each actor, however long that does not run.
+        if not running.behind and self._offers.take_note(index, self._version):
+            running.offer = running.handle.offer.remote(self._weights)
 
     def _keep_busy(self) -> None:
         self._supervisor.check()
         now = time.monotonic()
         for index, running in enumerate(self._running):
+            if running is not None and running.behind:
+                self._offer(index)
             if running is None and self._supervisor.may_start(index, now):
                 handle = self._remote.remote(self._plan, index, self._times_started[index], self._weights)
                 asked = handle.placed.remote(), handle.ready.remote(), handle.live.remote()
@@ -236,7 +239,18 @@ class RayBackend:
     def _end(self, index: int) -> None:
         running, self._running[index] = self._running[index], None
         if running is not None:
-            ray.kill(running.handle)
+            end(running.handle)
+
+
+def _end_all(running: list[_Running | None], evaluators: list[RayEvaluator], session: Session | None) -> None:
+    """Apart from the backend, which may be no more."""
+    for index, each in enumerate(running):
+        if each is not None:
+            end(each.handle)
+            running[index] = None
+    for evaluator in evaluators:
+        evaluator.close()
+    leave(session)
 
 
 def _is_there(reference: Any) -> bool:

@@ -12,11 +12,48 @@ from ray.exceptions import RayError
 REACH_SECONDS = 10.0  # to try whether there is anybody at an address
 
 
-def connect(address: str | None) -> None:
+class Session:
+    """Of Ray in this process, begun here: ends with the last who uses it."""
+
+    users = 0
+
+
+_session: Session | None = None  # the latest
+
+
+def connect(address: str | None) -> Session | None:
     """
+    Begin a session of Ray, or share the one there is.
+
     :param address: of a running cluster, as in ``AsyncGIPO``; ``None``: one for this process
+    :return: for :func:`leave`; ``None`` where somebody else has begun it, who will end it
     :raises ConnectionError: in words
     """
+    global _session
+    if not ray.is_initialized():
+        _begin(address)
+        _session = Session()
+    elif _session is None:
+        return None
+    _session.users += 1
+    return _session
+
+
+def leave(session: Session | None) -> None:
+    """
+    :param session: from :func:`connect`; its last user ends it
+    """
+    global _session
+    if session is None:
+        return
+    session.users -= 1
+    if session.users == 0 and session is _session:  # else it was ended by somebody else
+        _session = None
+        ray.shutdown()
+
+
+def _begin(address: str | None) -> None:
+    """:raises ConnectionError: in words"""
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:  # of our own, even where a cluster runs on this machine
         ray.init("local", **quiet)

@@ -1,5 +1,6 @@
 """What runs in processes of Ray: an actor or an evaluator, and the calls that reach it there."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -95,6 +96,15 @@ class RemoteActor:
             raise
 
 
+def end(handle: Any) -> None:
+    """
+    :param handle: of an actor, whose process ends at once; that of a session that is over has ended with it
+    """
+    if ray.is_initialized():
+        with contextlib.suppress(RayError, ValueError):  # of an earlier session
+            ray.kill(handle)
+
+
 class RemoteEvaluator:
     """
     An evaluator in a process of its own.
@@ -163,5 +173,5 @@ class RayEvaluator:
     def close(self) -> None:
         """End its process."""
         if self._handle is not None:
-            ray.kill(self._handle)
+            end(self._handle)
         self._handle = self._under_way = None

@@ -14,9 +14,10 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.asynchronous.envs import Arrived, BookkeepingEnv, arrived, made
-from sb3_gipo.distributed import AsyncGIPO, backends
+from sb3_gipo.distributed import AsyncGIPO, backends, published
 from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.faults import ActorFailedWarning
+from sb3_gipo.rollouts.normalization import Normalizer
 
 ray = pytest.importorskip("ray")
 
@@ -131,6 +132,33 @@ def test_what_was_finished_outlives_its_actor(tmp_path: Path, width: int) -> Non
     facts = backend.facts()
     model.close()
     assert (facts.died, facts.lost_rollouts) == (1, 0)
+
+
+def test_policies_do_not_pile_up_at_one_that_stands_still(tmp_path: Path) -> None:
+    """It is offered one, and the newest when it goes on."""
+    settings = {**SMALL, "policy_kwargs": {"net_arch": [256, 256]}}  # too large to be sent along with a call
+    model = AsyncGIPO("MlpPolicy", partial(BookkeepingEnv, tmp_path), num_actors=1, pull="step", **settings).learn(LENGTH)
+    backend = model._actors
+    until(lambda: backend.drain(wait=False, at_most=0) or backend.facts().queue == 2)
+    pid = made(tmp_path)[1].pid
+    os.kill(pid, signal.SIGSTOP)
+    references = []
+    for version in range(100, 120):
+        backend.publish(published.publish(model.policy, version, Normalizer(model.env)))
+        references.append(backend._weights.hex().encode())
+        backend.drain(wait=False, at_most=0)
+    kept = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
+    assert sum(reference in kept for reference in references) == 2  # what it was offered, and the latest
+    os.kill(pid, signal.SIGCONT)
+    taken: list[int] = []
+
+    def newest_arrives() -> bool:
+        taken.extend(collected.version for collected in backend.drain(wait=True, at_most=1))
+        return 119 in taken
+
+    until(newest_arrives)
+    model.close()
+    assert set(taken) & set(range(101, 119)) == set()
 
 
 class Holding(BookkeepingEnv):
