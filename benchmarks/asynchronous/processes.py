@@ -48,7 +48,7 @@ def descendants(pid: int) -> list[Process]:
 
 def is_actor(process: Process) -> bool:
     """:return: whether it is one of Ray's workers with an actor in it"""
-    return process.title.startswith("ray::_RemoteActor")
+    return process.title.startswith("ray::RemoteActor")
 
 
 def lives(pid: int) -> bool:

@@ -66,7 +66,7 @@ class AsyncGIPO(GIPO):
         for this process
     :param actor_resources: what an actor needs and where it may be, arguments of ``ray.remote``, such as ``{"num_cpus": 2,
         "resources": {"simulator": 1}, "scheduling_strategy": "SPREAD"}``; see docs/distributed.md
-    :param hang_seconds: an actor without a rollout for so long is started again
+    :param hang_seconds: an actor that makes no step for so long is started again
     :param max_failures: failures of an actor in a row, without a rollout in between, at which training stops
     :param checkpoint_path: folder in which the learner leaves itself, with its replay, every so often, at the end, on SIGTERM
         (after which it ends) and when its actors fail, each time whole or not at all; see :meth:`resume`. ``None``: nowhere

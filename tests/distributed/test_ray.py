@@ -142,7 +142,7 @@ def test_who_raises_dies_or_hangs_is_started_again(tmp_path: Path) -> None:
         lambda: Troubled(tmp_path, troubles),
         num_actors=3,
         hang_seconds=3.0,
-        **{**SMALL, "replay_capacity": 4096},
+        **{**SMALL, "replay_capacity": 65_536},  # all of it, however long that takes
     )
     model._setup_learn(1)
     backend = model._actors
