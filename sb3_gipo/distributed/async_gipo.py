@@ -20,12 +20,7 @@ from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
 from sb3_gipo.distributed.arguments import as_arguments, check_arguments, check_with_gipos
 from sb3_gipo.distributed.backend import Backend
 from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, model_in, replay_in
-from sb3_gipo.distributed.environments import (
-    EnvSource,
-    actor_envs,
-    settings_of,
-    stand_in,
-)
+from sb3_gipo.distributed.environments import EnvSource, actor_envs, settings_of, stand_in
 from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
 from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
 from sb3_gipo.distributed.lag_watch import LagGrowsWarning, LagWatch
@@ -69,7 +64,8 @@ class AsyncGIPO(GIPO):
     :param hang_seconds: an actor that makes no step for so long is started again
     :param max_failures: failures of an actor in a row, without a rollout in between, at which training stops
     :param checkpoint_path: folder in which the learner leaves itself, with its replay, every so often, at the end, on SIGTERM
-        (after which it ends) and when its actors fail, each time whole or not at all; see :meth:`resume`. ``None``: nowhere
+        (after which it ends) and where an error or Ctrl-C ends it between two updates, each time whole or not at all; see
+        :meth:`resume`. ``None``: nowhere
     :param checkpoint_seconds: between two checkpoints
     :param kwargs: further arguments of :class:`GIPO`
     """

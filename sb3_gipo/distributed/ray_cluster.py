@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 REACH_SECONDS = 10.0  # to try whether there is anybody at an address
+_STORE = "object_store_memory"
 
 
 class Session:
@@ -93,6 +94,3 @@ def resources_of_nodes() -> list[dict[str, float]]:
     """:return: what each machine has, in all"""
     nodes: Any = ray.nodes  # without types
     return [node["Resources"] for node in nodes() if node["Alive"]]
-
-
-_STORE = "object_store_memory"

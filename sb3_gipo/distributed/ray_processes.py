@@ -140,11 +140,6 @@ class RayEvaluator:
         self._handle: Any = None
         self._under_way: Any = None  # a reference
 
-    @property
-    def busy(self) -> bool:
-        """Whether it was given a policy whose result has not been taken."""
-        return self._under_way is not None
-
     def submit(self, weights: Published, step: int) -> None:
         """
         :param weights: to be evaluated

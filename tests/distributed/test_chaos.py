@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.asynchronous.envs import Arrived, BookkeepingEnv, arrived, made
-from sb3_gipo.distributed import AsyncGIPO, backends, published
+from sb3_gipo.distributed import AsyncGIPO, published
 from sb3_gipo.distributed.accounts import BackendFacts
 from sb3_gipo.distributed.faults import ActorFailedWarning
 from sb3_gipo.rollouts.normalization import Normalizer
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("small_ray", "soon")
 
 LENGTH = 16
 SMALL: dict[str, Any] = {
@@ -30,20 +31,6 @@ SMALL: dict[str, Any] = {
     "seed": 1,
     "device": "cpu",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One for all tests of this file."""
-    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who failed is started again at once."""
-    monkeypatch.setattr(backends, "BACK_OFF", 0.05)
 
 
 def until(condition: Callable[[], Any]) -> None:

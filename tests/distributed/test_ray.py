@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.asynchronous.envs import SleepingEnv
-from sb3_gipo.distributed import AsyncGIPO, backends
+from sb3_gipo.distributed import AsyncGIPO
 from sb3_gipo.distributed.faults import ActorsFailedError
 from tests.small_envs import SpaceEnv
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("small_ray", "soon")
 
 SMALL: dict[str, Any] = {
     "n_steps": 16,
@@ -29,20 +29,6 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "max_failures": 3,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One for all tests of this file."""
-    ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who failed is started again at once."""
-    monkeypatch.setattr(backends, "BACK_OFF", 0.05)
 
 
 class Troubled(SpaceEnv):
