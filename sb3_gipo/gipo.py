@@ -223,7 +223,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.policy_version = 0
         self.n_gradient_steps = 0
         if self.env is not None:
-            settings.check_minibatches(self.n_steps, self.env.num_envs, self.batch_size, normalize_advantage)
+            settings.check_minibatches(self.n_steps, self.env.num_envs, self.batch_size, normalize_advantage, replay)
         elif normalize_advantage:
             assert self.batch_size > 1, settings.BATCH_OF_ONE
         if _init_setup_model:

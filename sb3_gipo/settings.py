@@ -64,7 +64,7 @@ def _number(value: object) -> float | int | None:
     return number if is_number and math.isfinite(number) else None  # type: ignore[arg-type, return-value]  # just checked
 
 
-def check_minibatches(n_steps: int, n_envs: int, batch_size: int, normalize_advantage: bool) -> None:
+def check_minibatches(n_steps: int, n_envs: int, batch_size: int, normalize_advantage: bool, replay: bool) -> None:
     """
     PPO's own checks, with PPO's words.
 
@@ -72,13 +72,14 @@ def check_minibatches(n_steps: int, n_envs: int, batch_size: int, normalize_adva
     :param n_envs: number of environments
     :param batch_size: of a minibatch
     :param normalize_advantage: whether advantages are normalised
+    :param replay: whether minibatches are drawn from a replay: all of them are whole then, whatever the rollout
     :raises AssertionError: where advantages would be normalised over a single sample
     """
     buffer_size = n_envs * n_steps
     if normalize_advantage:
         assert batch_size > 1, BATCH_OF_ONE
         assert buffer_size > 1, f"`n_steps * n_envs` must be greater than 1. Currently n_steps={n_steps} and n_envs={n_envs}"
-    if buffer_size % batch_size > 0:
+    if not replay and buffer_size % batch_size > 0:
         warnings.warn(
             f"You have specified a mini-batch size of {batch_size},"
             f" but because the `RolloutBuffer` is of size `n_steps * n_envs = {buffer_size}`,"

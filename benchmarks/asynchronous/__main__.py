@@ -4,6 +4,7 @@ Asynchronous actors (:class:`sb3_gipo.distributed.AsyncGIPO`): how fast, and how
     python -m benchmarks.asynchronous throughput   # env steps/s with two actors beside GIPO with two environments
     python -m benchmarks.asynchronous actors       # 1, 4 and 16 actors, each waiting for a simulator of 5 ms a step
     python -m benchmarks.asynchronous peers        # beside RLlib's APPO; --rllib-python PATH: an interpreter that has it
+    python -m benchmarks.asynchronous regimes      # lag of a busy learner's data with 16 actors and with 2
     python -m benchmarks.asynchronous chaos        # killed, hanging, raising and slow actors; the driver killed and resumed
     python -m benchmarks.asynchronous all          # the first three, one after the other, each in a process of its own
 
@@ -19,10 +20,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.asynchronous import actors, chaos, peers, throughput
+from benchmarks.asynchronous import actors, chaos, peers, regimes, throughput
 from benchmarks.asynchronous.common import RESULTS
 
-PARTS = {"throughput": throughput, "actors": actors, "peers": peers, "chaos": chaos}
+PARTS = {"throughput": throughput, "actors": actors, "peers": peers, "regimes": regimes, "chaos": chaos}
 TIMED = ("throughput", "actors", "peers")
 
 

@@ -16,8 +16,9 @@ from sb3_gipo.gipo import GIPO
 from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.types import Rollout
 
-# Of the info of a step: what SB3 and its callbacks read at the end of an episode.
+# Of the info at the end of an episode: what ``Monitor`` and SB3 read, and whatever else of the environment's is small.
 KEPT_INFO = ("episode", "is_success", "TimeLimit.truncated")
+SMALL = (bool, int, float, str, np.bool_, np.number)
 Pull = Literal["rollout", "step"]
 NOTHING_TAKEN = -1  # version of an actor that has not seen a published policy yet
 
@@ -48,7 +49,7 @@ class EpisodeEnd(NamedTuple):
 
     step: int  # of the rollout
     environment: int
-    info: dict[str, Any]  # of KEPT_INFO, what there was
+    info: dict[str, Any]  # of KEPT_INFO what there was, and numbers and words
 
 
 class Collected(NamedTuple):
@@ -89,7 +90,8 @@ class _Ends(BaseCallback):
         self.latest = time.monotonic()
         for index in np.flatnonzero(self.locals["dones"]):
             info = self.locals["infos"][index]
-            self.ends.append(EpisodeEnd(self._step, int(index), {key: info[key] for key in KEPT_INFO if key in info}))
+            kept = {key: value for key, value in info.items() if key in KEPT_INFO or isinstance(value, SMALL)}
+            self.ends.append(EpisodeEnd(self._step, int(index), kept))
         self._step += 1
         return True
 

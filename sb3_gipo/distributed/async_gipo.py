@@ -19,8 +19,8 @@ from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, de
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
 from sb3_gipo.distributed.arguments import as_arguments, check_arguments, check_with_gipos
 from sb3_gipo.distributed.backend import Backend
-from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, model_in, replay_in
-from sb3_gipo.distributed.environments import EnvSource, actor_envs, settings_of, stand_in
+from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, claimed, model_in, replay_in
+from sb3_gipo.distributed.environments import EnvSource, actor_envs, seen_by_actors, settings_of, stand_in
 from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
 from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
 from sb3_gipo.distributed.lag_watch import LagGrowsWarning, LagWatch
@@ -160,7 +160,8 @@ class AsyncGIPO(GIPO):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.checkpoint_path is not None and self.checkpoint_path != self._goes_on_from:
             Checkpoints(self.checkpoint_path).refuse_others()
-        found = super()._setup_learn(*args, **kwargs)
+        with seen_by_actors(self.get_vec_normalize_env()):
+            found = super()._setup_learn(*args, **kwargs)
         self._accounts = Accounts(time.perf_counter)
         self._waits: list[tuple[float, float]] = []
         if self._counted_for != self.replay_ratio:
@@ -182,7 +183,7 @@ class AsyncGIPO(GIPO):
         return found
 
     def _make_recorder(self) -> BaseCallback:
-        return _Silent()  # what is recorded is recorded by the actors, and looked at there
+        return _First()  # what is recorded is recorded by the actors, and looked at there
 
     def learn(
         self: SelfAsyncGIPO,
@@ -205,18 +206,18 @@ class AsyncGIPO(GIPO):
         :return: the trained model
         """
         self._whole, self.terminated, self._sigterm = False, False, Sigterm(self._terminate)
-        try:
-            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-            self._write_checkpoint()
-            if self.terminated:  # during the very last update
-                raise SystemExit(TERMINATED)
-        except BaseException:  # Ctrl-C too
-            if self._whole:
-                self._write_checkpoint()
-            self.close()
-            raise
-        finally:
-            self._sigterm.stop()
+        with claimed(self.checkpoint_path):
+            try:
+                super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+                if self.terminated:  # during the very last update
+                    raise SystemExit(TERMINATED)
+            except BaseException:  # Ctrl-C too
+                if self._whole:
+                    self._write_checkpoint()
+                self.close()
+                raise
+            finally:
+                self._sigterm.stop()
         return self
 
     def collect_rollouts(
@@ -452,6 +453,13 @@ class AsyncGIPO(GIPO):
             self._published_version = -1
 
 
-class _Silent(BaseCallback):
+class _First(BaseCallback):
+    """Told before all other callbacks."""
+
+    model: AsyncGIPO
+
     def _on_step(self) -> bool:
         return True
+
+    def _on_training_end(self) -> None:
+        self.model._write_checkpoint()  # others may wait for something: an evaluation

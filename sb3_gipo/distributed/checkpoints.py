@@ -5,9 +5,12 @@ import re
 import shutil
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
 
 _FINISHED = re.compile(r"steps_(\d+)_version_(\d+)")
 _MODEL, _REPLAY = "model.zip", "replay.pkl"
@@ -125,6 +128,34 @@ class Checkpoints:
             half_written = path.name.startswith(".steps_") and path.name.endswith(".tmp")
             if path != kept and (half_written or _FINISHED.fullmatch(path.name)):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def claimed(folder: str | None) -> Iterator[None]:
+    """
+    One run at a time leaves checkpoints in a folder. The system lets go of it when the process ends, however it ends.
+
+    :param folder: is made where there is none; ``None``: nothing is claimed
+    :raises RuntimeError: where another run is at work there
+    """
+    if folder is None:
+        yield
+        return
+    lock = FileLock(Path(folder, ".lock"))
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RuntimeError(
+            f"Another run that is under way leaves its checkpoints in {folder!r}: each would remove those of the other. Wait "
+            "for it or end it, or give this run a `checkpoint_path` of its own."
+        ) from None
+    except (OSError, NotImplementedError):  # no room, or no locks there: training is worth more than a checkpoint
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def model_in(checkpoint: Path) -> Path:

@@ -1,13 +1,14 @@
 """The environments of actors and of evaluations, made where they are needed, and their seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_gipo.distributed.stub import AbsentVecEnv, MakeEnvs, maker_of
 
@@ -30,9 +31,6 @@ def stand_in(source: EnvSource, env_kwargs: dict[str, Any] | None, normalize: di
         maker_of(source)
         if normalize is not None or env_kwargs is not None:
             raise ValueError("`normalize` and `env_kwargs` do not go with an `AbsentVecEnv`: it makes all of that itself.")
-        normalizer = unwrap_vec_normalize(source)
-        if normalizer is not None:
-            normalizer.training = False  # it sees nothing itself, as below
         return source
     if isinstance(source, gym.Env):
         raise ValueError(
@@ -43,8 +41,24 @@ def stand_in(source: EnvSource, env_kwargs: dict[str, Any] | None, normalize: di
     spaces = one.observation_space, one.action_space
     one.close()
     absent: VecEnv = AbsentVecEnv(n_envs, *spaces)
-    # it sees nothing itself: the actors do
-    return absent if normalize is None else VecNormalize(absent, training=False, **normalize)
+    return absent if normalize is None else VecNormalize(absent, **normalize)
+
+
+@contextmanager
+def seen_by_actors(normalizer: VecNormalize | None) -> Iterator[None]:
+    """
+    For the duration what stands for the environments may be reset: the learner's statistics are what actors have seen.
+
+    :param normalizer: of the learner
+    """
+    if normalizer is None:
+        yield
+        return
+    was, normalizer.training = normalizer.training, False
+    try:
+        yield
+    finally:
+        normalizer.training = was
 
 
 def actor_envs(

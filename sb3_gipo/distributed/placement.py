@@ -22,10 +22,11 @@ class Places:
     :param num_actors: how many there are
     :param patience: seconds without a place for any of them at which training stops
     :param now: the time
+    :param who: they are
     """
 
-    def __init__(self, asked: Mapping[str, float], num_actors: int, patience: float, now: float) -> None:
-        self._asked, self._num_actors, self._patience = asked, num_actors, patience
+    def __init__(self, asked: Mapping[str, float], num_actors: int, patience: float, now: float, who: str = "actors") -> None:
+        self._asked, self._num_actors, self._patience, self._who = asked, num_actors, patience, who
         self._all_had_one = self._one_had_one = now  # the latest time at which
         self._said = False
 
@@ -43,11 +44,14 @@ class Places:
         if now - self._one_had_one > self._patience:
             raise ActorsFailedError(
                 f"Training ends after {now - self._one_had_one:.0f} s without a place for any actor (a greater `hang_seconds` "
-                f"would wait longer).\n{missing(self._asked, waiting, self._num_actors, nodes())}"
+                f"would wait longer).\n{self._missing(waiting, nodes)}"
             )
         if now - self._all_had_one > SAID_AFTER and not self._said:
             self._said = True
-            warnings.warn(missing(self._asked, waiting, self._num_actors, nodes()), PlacementWarning, stacklevel=2)
+            warnings.warn(self._missing(waiting, nodes), PlacementWarning, stacklevel=2)
+
+    def _missing(self, waiting: int, nodes: Callable[[], Sequence[Mapping[str, float]]]) -> str:
+        return missing(self._asked, waiting, self._num_actors, nodes(), self._who)
 
 
 def demand(options: Mapping[str, Any]) -> dict[str, float]:
@@ -59,18 +63,21 @@ def demand(options: Mapping[str, Any]) -> dict[str, float]:
     return {name: amount for name, amount in {**found, **(options.get("resources") or {})}.items() if amount}
 
 
-def missing(asked: Mapping[str, float], waiting: int, num_actors: int, nodes: Sequence[Mapping[str, float]]) -> str:
+def missing(
+    asked: Mapping[str, float], waiting: int, num_actors: int, nodes: Sequence[Mapping[str, float]], who: str = "actors"
+) -> str:
     """
     :param asked: for one actor
     :param waiting: actors without a place
     :param num_actors: of all
     :param nodes: what each machine has, in all
+    :param who: they are
     :return: what was asked for, what there is, what to do
     """
     room = sum(_room(asked, node) for node in nodes)
     has = "; ".join(_words({name: amount for name, amount in node.items() if _told(name, asked)}) for node in nodes)
     start = (
-        f"{waiting} of {num_actors} actors wait for a place. Each asks for {_words(asked)}; the nodes have {has or 'gone'}. "
+        f"{waiting} of {num_actors} {who} wait for a place. Each asks for {_words(asked)}; the nodes have {has or 'gone'}. "
     )
     if room == 0:
         absent = sorted(name for name in asked if not any(node.get(name, 0) >= asked[name] for node in nodes))

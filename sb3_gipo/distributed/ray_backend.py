@@ -60,7 +60,8 @@ class RayBackend:
         self._resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
         self._remote = self._make(RemoteActor, concurrency_groups=GROUPS)
         session = connect(address)
-        self._places = Places(demand(self._resources), num_actors, supervisor.making_takes, time.monotonic())
+        self._asked = demand(self._resources)
+        self._places = Places(self._asked, num_actors, supervisor.making_takes, time.monotonic())
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
         self._evaluators: list[RayEvaluator] = []
         self._running: list[_Running | None] = [None] * num_actors
@@ -101,8 +102,8 @@ class RayBackend:
         :param plan: how to build it
         :return: who evaluates policies, in a process of its own; ends with the actors
         """
-        evaluator = RayEvaluator(self._make(RemoteEvaluator), plan)
-        self._evaluators.append(evaluator)
+        evaluator = RayEvaluator(self._make(RemoteEvaluator), plan, self._asked)
+        self._evaluators[:] = [*(each for each in self._evaluators if each.is_open), evaluator]
         return evaluator
 
     def facts(self) -> BackendFacts:

@@ -16,7 +16,13 @@ _STORE = "object_store_memory"
 class Session:
     """Of Ray in this process, begun here: ends with the last who uses it."""
 
-    users = 0
+    def __init__(self) -> None:
+        self.users = 0
+        self._driver = _driver()
+
+    def goes_on(self) -> bool:
+        """:return: false where somebody else has ended it, and maybe begun another"""
+        return ray.is_initialized() and _driver() == self._driver
 
 
 _session: Session | None = None  # the latest
@@ -34,7 +40,7 @@ def connect(address: str | None) -> Session | None:
     if not ray.is_initialized():
         _begin(address)
         _session = Session()
-    elif _session is None:
+    elif _session is None or not _session.goes_on():
         return None
     _session.users += 1
     return _session
@@ -44,13 +50,17 @@ def leave(session: Session | None) -> None:
     """
     :param session: from :func:`connect`; its last user ends it
     """
-    global _session
     if session is None:
         return
     session.users -= 1
-    if session.users == 0 and session is _session:  # else it was ended by somebody else
-        _session = None
+    if session.users == 0 and session.goes_on():
         ray.shutdown()
+
+
+def _driver() -> str:
+    """:return: of this process, in the present session"""
+    context: Any = ray.get_runtime_context()
+    return f"{context.get_node_id()} {context.get_job_id()}"  # jobs are numbered anew where a cluster begins
 
 
 def _begin(address: str | None) -> None:

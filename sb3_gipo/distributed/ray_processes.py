@@ -1,8 +1,10 @@
 """What runs in processes of Ray: an actor or an evaluator, and the calls that reach it there."""
 
 import contextlib
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import ray
@@ -13,7 +15,9 @@ from stable_baselines3.common.utils import set_random_seed
 from sb3_gipo.distributed.actor import Actor, ActorPlan, Collected
 from sb3_gipo.distributed.environments import seed_of
 from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, EvaluationPlan, Evaluator
+from sb3_gipo.distributed.placement import Places
 from sb3_gipo.distributed.published import Published
+from sb3_gipo.distributed.ray_cluster import resources_of_nodes
 
 # Groups of calls, each with a thread of its own.
 COLLECT, OFFER, LIVE = "collect", "offer", "live"
@@ -113,10 +117,12 @@ class RemoteEvaluator:
     """
 
     def __init__(self, plan: EvaluationPlan) -> None:
-        th.set_num_threads(1)
-        if plan.seed is not None:
-            set_random_seed(plan.seed)
-        self._evaluator = Evaluator(plan)
+        self._plan = plan
+        self._evaluator: Evaluator | None = None
+
+    def placed(self) -> bool:
+        """There is a process; making its environments may take longer."""
+        return True
 
     def evaluate(self, weights: Published, step: int) -> Evaluation:
         """
@@ -124,6 +130,11 @@ class RemoteEvaluator:
         :param step: of all environments
         :return: what they are worth
         """
+        if self._evaluator is None:
+            th.set_num_threads(1)
+            if self._plan.seed is not None:
+                set_random_seed(self._plan.seed)
+            self._evaluator = Evaluator(self._plan)
         return self._evaluator.evaluate(weights, step)
 
 
@@ -133,12 +144,19 @@ class RayEvaluator:
 
     :param remote: :class:`RemoteEvaluator` with its resources
     :param plan: how to build it
+    :param asked: what it asks for, by name of the resource
     """
 
-    def __init__(self, remote: Any, plan: EvaluationPlan) -> None:
-        self._remote, self._plan = remote, plan
+    def __init__(self, remote: Any, plan: EvaluationPlan, asked: Mapping[str, float]) -> None:
+        self._remote, self._plan, self._asked = remote, plan, asked
         self._handle: Any = None
         self._under_way: Any = None  # a reference
+        self._placing: Any = None  # a reference that is there when it has a process; ``None`` when that is known
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a process, or has asked for one."""
+        return self._handle is not None
 
     def submit(self, weights: Published, step: int) -> None:
         """
@@ -147,6 +165,8 @@ class RayEvaluator:
         """
         if self._handle is None:
             self._handle = self._remote.remote(self._plan)
+            self._placing = self._handle.placed.remote()
+            self._places = Places(self._asked, 1, math.inf, time.monotonic(), "evaluators")
         self._under_way = self._handle.evaluate.remote(weights, step)
 
     def take(self, seconds: float) -> Evaluation | None:
@@ -155,7 +175,10 @@ class RayEvaluator:
         :return: the result, where there is one
         :raises EvaluationFailedError: where there will be none; the next policy goes to a new process
         """
-        if self._under_way is None or not ray.wait([self._under_way], timeout=seconds)[0]:
+        if self._under_way is None:
+            return None
+        if not ray.wait([self._under_way], timeout=seconds)[0]:
+            self._look_for_a_place()
             return None
         try:
             found: Evaluation = ray.get(self._under_way)
@@ -169,4 +192,10 @@ class RayEvaluator:
         """End its process."""
         if self._handle is not None:
             end(self._handle)
-        self._handle = self._under_way = None
+        self._handle = self._under_way = self._placing = None
+
+    def _look_for_a_place(self) -> None:
+        if self._placing is not None and ray.wait([self._placing], timeout=0)[0]:
+            self._placing = None
+        if self._placing is not None:
+            self._places.look(1, time.monotonic(), resources_of_nodes)

@@ -14,7 +14,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_gipo.distributed import AsyncGIPO
-from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, model_in, replay_in
+from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, claimed, model_in, replay_in
 from sb3_gipo.distributed.faults import ActorsFailedError
 from sb3_gipo.distributed.serial import SerialBackend
 
@@ -86,6 +86,32 @@ def test_a_run_that_fails_goes_on_to_its_original_end(tmp_path: Path) -> None:
     assert not any(np.array_equal(first[0], row) for row in before)
     once_more = AsyncGIPO.resume(tmp_path, "CartPole-v1")  # the end is a checkpoint too
     assert (once_more.num_timesteps, once_more.remaining_timesteps) == (640, 0)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """While one is under way the other is refused; when it has ended, another resumes it."""
+    model = serial(checkpoint_path=tmp_path)
+    with claimed(str(tmp_path)), pytest.raises(RuntimeError, match="Another run that is under way leaves its checkpoints"):
+        model.learn(64)
+    assert model.num_timesteps == 0
+    model.learn(64)
+    again = AsyncGIPO.resume(tmp_path, "CartPole-v1")
+    assert again.learn(32, reset_num_timesteps=False).num_timesteps == 96
+
+
+def test_nobody_is_waited_for_before_the_last_checkpoint(tmp_path: Path) -> None:
+    """It is there before other callbacks are told of the end: one of them may wait for an evaluation."""
+    there: list[Path | None] = []
+
+    class Waits(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_training_end(self) -> None:
+            there.append(Checkpoints(tmp_path).newest())
+
+    serial(checkpoint_path=tmp_path).learn(96, callback=Waits())
+    assert there == [tmp_path / "steps_96_version_3"]
 
 
 def test_actors_that_fail_for_good_leave_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,30 @@ def test_callbacks_hear_of_every_step() -> None:
     assert stopped.num_timesteps < 4096
 
 
+class Talkative(gym.Wrapper):
+    """Says more at the end of an episode than SB3 reads."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return observation, reward, terminated, truncated, {"distance": np.float32(0.5), "image": np.zeros((64, 64))}
+
+
+def test_callbacks_hear_of_what_environments_say() -> None:
+    """At the end of an episode, of numbers and words; images do not travel."""
+    heard: list[dict[str, Any]] = []
+
+    def hear(known: dict[str, Any], _: dict[str, Any]) -> bool:
+        heard.extend(info for info in known["infos"] if "episode" in info)
+        return True
+
+    serial(env=Talkative).learn(128, callback=hear)
+    assert heard
+    assert all(info["distance"] == 0.5 and "image" not in info for info in heard)
+
+
 def test_saved_and_loaded_it_goes_on(tmp_path: Path) -> None:
     """With its numbers, its statistics, and actors of its own; without environments it predicts."""
     callback = CheckpointCallback(64, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True)
@@ -126,6 +150,7 @@ def test_saved_and_loaded_it_goes_on(tmp_path: Path) -> None:
     loaded = AsyncGIPO.load(tmp_path / "model", env="CartPole-v1")
     loaded.load_replay_buffer(tmp_path / "replay")
     assert (loaded.num_actors, loaded.policy_version, len(loaded.replay_buffer)) == (2, 6, 192)
+    assert loaded.get_vec_normalize_env().training  # saved as GIPO would: who goes on with it goes on to learn statistics
     assert (loaded.get_vec_normalize_env().obs_rms.mean == model.get_vec_normalize_env().obs_rms.mean).all()
     loaded.learn(64, reset_num_timesteps=False)
     assert (loaded.num_timesteps, loaded.policy_version) == (256, 8)

@@ -53,6 +53,17 @@ def test_a_session_that_was_ended_by_others() -> None:
     assert not ray.is_initialized()
 
 
+def test_a_session_that_somebody_else_has_begun_is_left_alone() -> None:
+    """Also where it came after one of ours, which a model that is closed only now had used."""
+    first = trained()
+    ray.shutdown()
+    ray.init("local", include_dashboard=False, log_to_driver=False)
+    second = trained()
+    first.close()
+    second.close()
+    assert ray.is_initialized()
+
+
 def test_a_model_that_is_dropped_ends_its_actors(tmp_path: Path) -> None:
     """And Ray with them, as `close` does."""
     env = partial(BookkeepingEnv, tmp_path)
