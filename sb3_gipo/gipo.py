@@ -37,7 +37,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
 
     Paper: https://arxiv.org/abs/2603.03955. Every sample keeps the log-probability and the version of the policy that chose
     it; targets are corrected for the lag (V-trace) and the surrogate damps samples by how far their log-ratio is from 0.
-    ``GIPO(..., surrogate="ppo_clip", target="stored", replay_capacity=None)`` is SB3's PPO, bit for bit.
+    ``GIPO(..., surrogate="ppo_clip", replay_capacity=None)`` is SB3's PPO, bit for bit.
 
     The arguments of PPO come first, with the same names, order and meaning; then GIPO's own.
 
@@ -91,7 +91,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         proportion to what is stored up to four times as many, when the replay is full or holds what ``"auto"`` would. Where
         that is less than what is stored, they are drawn from as many whole rollouts as it takes, chosen anew each time
     :param target: ``"vtrace"``: values and ratios of the current policy; ``"gae"``: values of the current policy, no ratios;
-        ``"stored"``: as computed at collection
+        ``"stored"``: as computed at collection. Without a replay all three are PPO's (ratios are 1 then)
     :param vtrace_rho_bar: Truncation of the ratio in V-trace's temporal difference, above 0
     :param vtrace_c_bar: Truncation of the ratio in V-trace's trace, above 0
     :param max_policy_lag: Drop rollouts older than this many policy versions; ``None``: only for room

@@ -112,8 +112,7 @@ def check_policy(policy: ActorCriticPolicy, ratio_level: RatioLevel, stores_acti
             f"{type(policy).__name__} squashes its actions, and its {type(distribution).__name__} does not keep the sample "
             "before the tanh. Once an action saturates at +-1 that sample cannot be computed back, its log-probability would "
             "belong to another action, and replay would learn from wrong gradients. "
-            "Use gSDE (`use_sde=True`), leave `squash_output` "
-            'off, or train without replay (`replay_capacity=None, target="stored"`).'
+            "Use gSDE (`use_sde=True`), leave `squash_output` off, or train without replay (`replay_capacity=None`)."
         )
     if ratio_level == "dimension" and type(distribution) not in _PER_DIMENSION:
         raise ValueError(

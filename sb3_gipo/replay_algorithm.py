@@ -48,12 +48,15 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
     batch_size: int
     replay_capacity: int | Literal["auto"] | None
     target: Target
+    vtrace_rho_bar: float
+    vtrace_c_bar: float
     ratio_level: RatioLevel
     policy_version: int
     acting_lag: int
     critic_lr_factor: float
     old_threshold: int
     replay_buffer: RolloutReplayBuffer | None = None
+    _collects_itself = True  # with the policy that it trains
     _engine: Engine
     _lagged: LaggedActing | None = None
     _checkpoint: dict[str, Any] | None = None
@@ -66,8 +69,13 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @property
     def _stores_rollouts(self) -> bool:
-        """Without replay, the stored targets of one rollout are what SB3's rollout buffer holds already: PPO's own path."""
-        return not (self.replay_capacity is None and self.target == "stored" and self.ratio_level == "joint")
+        """
+        Without replay, and with the present policy acting, all ratios are 1 when targets are computed: those of V-trace are
+        then GAE's, which SB3's rollout buffer holds already. That is PPO's own path, to the last bit.
+        """
+        truncates = self.target == "vtrace" and min(self.vtrace_rho_bar, self.vtrace_c_bar) < 1
+        fresh = self._collects_itself and self.acting_lag == 0 and not truncates
+        return not (self.replay_capacity is None and self.ratio_level == "joint" and (fresh or self.target == "stored"))
 
     def _make_replay_buffer(self) -> RolloutReplayBuffer | None:
         if not self._stores_rollouts:
@@ -348,9 +356,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         replay = self._make_replay_buffer()
         if replay is None:
-            raise ValueError(
-                'This model keeps no replay (`replay_capacity=None, target="stored"`); load it with a `replay_capacity`.'
-            )
+            raise ValueError("This model keeps no replay (`replay_capacity=None`); load it with a `replay_capacity`.")
         replay_file.load_replay(path, replay, self._replay_facts())
         self.replay_buffer = replay
 

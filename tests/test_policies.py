@@ -298,11 +298,11 @@ def test_squashing_without_gsde_is_refused() -> None:
     """A policy that squashes its actions with another distribution than gSDE is refused, with what to do."""
     env = DummyVecEnv([lambda: Noise(BOX)] * 2)
     expected = "SquashedDiagGaussianDistribution does not keep the sample before the tanh.*use_sde=True"
-    for kwargs in ({}, {"ratio_level": "dimension"}, {"replay_capacity": None}, {"target": "stored"}):
+    for kwargs in ({}, {"ratio_level": "dimension"}, {"target": "stored"}):
         with pytest.raises(ValueError, match=expected):
             GIPO(SquashedGaussianPolicy, env, n_steps=8, batch_size=8, device="cpu", **kwargs)
     # where nothing is replayed there is nothing to refuse
-    GIPO(SquashedGaussianPolicy, env, n_steps=8, batch_size=8, device="cpu", target="stored", replay_capacity=None)
+    GIPO(SquashedGaussianPolicy, env, n_steps=8, batch_size=8, device="cpu", replay_capacity=None)
 
 
 def test_unknown_distribution_has_no_dimensions() -> None:

@@ -1,4 +1,4 @@
-"""``GIPO(surrogate="ppo_clip", target="stored", replay_capacity=None)`` is SB3's PPO, to the last bit."""
+"""``GIPO(surrogate="ppo_clip", replay_capacity=None)`` is SB3's PPO, to the last bit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 from sb3_gipo import GIPO
 from tests.small_envs import POLICIES, SpaceEnv
 
-AS_PPO: dict[str, Any] = {"surrogate": "ppo_clip", "target": "stored", "replay_capacity": None}
+AS_PPO: dict[str, Any] = {"surrogate": "ppo_clip", "replay_capacity": None}
 # a learning rate at which ratios leave the clip range within an iteration: otherwise every surrogate would do
 SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 8, "n_epochs": 3, "learning_rate": 3e-2, "seed": 3}
 

@@ -70,6 +70,8 @@ class AsyncGIPO(GIPO):
     :param kwargs: further arguments of :class:`GIPO`
     """
 
+    _collects_itself = False
+
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],

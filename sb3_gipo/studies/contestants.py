@@ -30,6 +30,7 @@ SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
 # Where the name of a class stands for the class.
 MODULES = {"activation_fn": "torch.nn", "optimizer_class": "torch.optim", "replay_buffer_class": "stable_baselines3"}
 LINEAR = "lin_"
+MOST_EVALUATION_ENVS = 10
 NOISE = "normal_"
 
 
@@ -104,6 +105,14 @@ def arguments_of(algorithm: type) -> dict[str, Any] | None:
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         return None
     return {name: each.default for name, each in parameters.items()}
+
+
+def has_actors(algorithm: type) -> bool:
+    """
+    :param algorithm: a class
+    :return: whether its environments are in actors, so many in each
+    """
+    return issubclass(algorithm, AsyncGIPO)
 
 
 def argument_defaults(algorithm: type) -> dict[str, Any]:
@@ -195,7 +204,7 @@ def make_envs(run: dict[str, Any]) -> tuple[VecEnv, VecEnv]:
     """
     task, normalize, evaluations = run["task"], run["normalize"], run["evaluations"]
     env = make_vec_env(task["id"], run["n_envs"], seed=run["seed"], env_kwargs=task["kwargs"])
-    number = min(evaluations["episodes"], 10)
+    number = min(evaluations["episodes"], MOST_EVALUATION_ENVS)
     eval_env = make_vec_env(task["id"], number, seed=evaluations["seed"], env_kwargs=task["eval_kwargs"])
     if normalize is not None:
         try:

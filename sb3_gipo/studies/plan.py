@@ -89,7 +89,7 @@ class Statistics:
     :param target: part of the baseline's rise, from step 0 to its final score, that is to be reached; 1: all of it
     :param success: part of the episodes, for the table of the steps to it; ``None``: no such table
     :param tail_limit: a run whose ``lag/abs_log_rho_p95`` ends above this ran away
-    :param kl_limit: a run whose ``train/approx_kl`` ends above this ran away
+    :param kl_limit: a run whose ``train/approx_kl`` or ``train/kl_behaviour`` ends above this ran away
     """
 
     reps: int = 2000

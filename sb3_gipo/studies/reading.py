@@ -1,7 +1,9 @@
 """A study file, read and checked before anything runs."""
 
 import math
+import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,16 @@ import yaml
 
 from sb3_gipo.studies import checking
 from sb3_gipo.studies.checking import StudyError, refuse
-from sb3_gipo.studies.contestants import argument_defaults, arguments_of, find_algorithm, package_defaults, path_of
-from sb3_gipo.studies.plan import ONLY_REGIME, Contestant, Decision, Evaluations, Statistics, Study, Task, slug
+from sb3_gipo.studies.contestants import (
+    MOST_EVALUATION_ENVS,
+    argument_defaults,
+    arguments_of,
+    find_algorithm,
+    has_actors,
+    package_defaults,
+    path_of,
+)
+from sb3_gipo.studies.plan import ONLY_REGIME, Contestant, Decision, Evaluations, Statistics, Study, Task, in_regime, slug
 from sb3_gipo.studies.regimes import regime_settings
 
 KEYS = (
@@ -109,6 +119,7 @@ def make_study(path: Path, given: object) -> Study:
         decision=Decision(**_decision(content.get("decision"))),
         statistics=Statistics(**_statistics(content.get("statistics"), evaluations)),
     )
+    _check_seeds(study)
     for kind, each in (("tasks", [task.name for task in tasks]), ("algorithms", names), ("regimes", list(regimes))):
         _check_apart(kind, each)
     return study
@@ -121,6 +132,27 @@ def _seeds(given: object) -> tuple[int, ...]:
             refuse("seeds", given, "a number of seeds, or a list of different ones")
         return seeds
     return tuple(1 + SEED_DISTANCE * k for k in range(checking.whole("seeds", given, 1)))
+
+
+def _check_seeds(study: Study) -> None:
+    """SB3 gives environment i the seed + i: an evaluation must have other starts than a training, and each run its own."""
+    most = max((in_regime(c, regime).n_envs for c in study.contestants for regime in study.regimes.values()), default=1)
+    first, number = study.evaluations.seed, min(study.evaluations.episodes, MOST_EVALUATION_ENVS)
+    for seed in study.seeds:
+        if first < seed + most and seed < first + number:
+            advice = "Give another evaluations: {seed: ...}, or other seeds."
+            allowed = f"apart from {seed} to {seed + most - 1}, which run {seed} trains with"
+            refuse("evaluations: seed", f"{first} to {first + number - 1}", allowed, advice)
+    ordered = sorted(study.seeds)
+    close = [pair for pair in pairwise(ordered) if pair[1] - pair[0] < most]
+    if close:
+        warnings.warn(
+            f"The seeds {close[0][0]} and {close[0][1]} are closer than there are environments ({most}): environment i has "
+            "the seed + i, so that those two runs have some in common, and are not quite independent. Without a list, seeds "
+            f"are {SEED_DISTANCE} apart (seeds: {len(study.seeds)}).",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _tasks(given: object, steps: int, number: int) -> Iterator[Task]:
@@ -238,7 +270,13 @@ def _check_regime(name: str, overrides: dict[str, Any], contestants: tuple[Conte
     if "n_envs" in overrides:
         checking.whole(f"n_envs of regime {name!r}", overrides["n_envs"], 1)
     for contestant in contestants if overrides else ():
-        allowed = arguments_of(find_algorithm(contestant.algorithm))
+        algorithm = find_algorithm(contestant.algorithm)
+        if contestant.in_regimes and "n_envs" in overrides and has_actors(algorithm):
+            raise StudyError(
+                f"The regime {name!r} sets the number of environments; {contestant.name!r} ({contestant.label}) has so many "
+                "in each of its actors. Give it num_actors and n_envs of its own, and regimes: false."
+            )
+        allowed = arguments_of(algorithm)
         unknown = [key for key in overrides if allowed is not None and key not in (*allowed, "n_envs")]
         if contestant.in_regimes and unknown:
             hint = "" if known else checking.suggestion(unknown[0], allowed or ())

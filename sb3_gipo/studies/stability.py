@@ -9,7 +9,11 @@ import numpy as np
 from sb3_gipo.studies.plan import Statistics
 from sb3_gipo.studies.wording import percent
 
-TAIL, KL = "lag/abs_log_rho_p95", "train/approx_kl"
+TAIL = "lag/abs_log_rho_p95"
+# From the start of the update, and from the policies that chose the actions: of data that are used again and again only the
+# second one sees how far away they are by now.
+DIVERGENCES = ("train/approx_kl", "train/kl_behaviour")
+WATCHED = (TAIL, *DIVERGENCES)
 # The end of a run: the last fifth of its steps.
 END = 0.2
 
@@ -47,7 +51,7 @@ def stability(records: Sequence[Mapping[str, Any]], failed: int, missing: int, l
         for each in records
         for interval in each["traces"]
         for kind in ("mean", "not_finite")
-        for key in (TAIL, KL)
+        for key in WATCHED
     )
 
     def those(how: Any) -> tuple[str, ...] | None:
@@ -71,10 +75,10 @@ def ran_away(record: Mapping[str, Any], limits: Statistics) -> str | None:
     :return: in what way it ran away; ``None``: it did not
     """
     for interval in record["traces"]:
-        wrong = [key for key in (TAIL, KL) if interval["not_finite"].get(key)]
+        wrong = [key for key in WATCHED if interval["not_finite"].get(key)]
         if wrong:
             return f"{wrong[0]} was not finite by step {interval['until']}"
-    for key, limit in ((TAIL, limits.tail_limit), (KL, limits.kl_limit)):
+    for key, limit in _limited(limits):
         values = [interval["mean"][key] for interval in last_intervals(record) if key in interval["mean"]]
         if values and float(np.mean(values)) > limit:
             return f"{key} was {np.mean(values):.3g} over the last {percent(END)} of the steps (above {limit:g})"
@@ -88,10 +92,14 @@ def exceeded(record: Mapping[str, Any], limits: Statistics) -> str | None:
     :return: in what way it was beyond a limit at some time, at the end or before; ``None``: it never was
     """
     for interval in record["traces"]:
-        for key, limit in ((TAIL, limits.tail_limit), (KL, limits.kl_limit)):
+        for key, limit in _limited(limits):
             if interval["max"].get(key, 0.0) > limit:
                 return f"{key} was {interval['max'][key]:.3g} by step {interval['until']} (above {limit:g})"
     return ran_away(record, limits)
+
+
+def _limited(limits: Statistics) -> list[tuple[str, float]]:
+    return [(TAIL, limits.tail_limit), *((key, limits.kl_limit) for key in DIVERGENCES)]
 
 
 def last_intervals(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from stable_baselines3.common.logger import KVWriter
 
 PREFIXES = ("lag/", "utilization/", "replay/", "train/", "rollout/")
 # Of these the largest is kept too: what runs away does it between two means.
-LARGEST = ("train/approx_kl", "lag/abs_log_rho_p95")
+LARGEST = ("train/approx_kl", "train/kl_behaviour", "lag/abs_log_rho_p95")
 
 
 class Traces(KVWriter):

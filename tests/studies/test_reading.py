@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sb3_gipo.studies.reading import make_study, read_study
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "compare.yaml"
 PAGE = ROOT / "docs" / "compare.md"
+BENCHMARKS = ROOT / "benchmarks"
 SMALL = """
 steps: 2e5
 seeds: 3
@@ -91,11 +93,23 @@ def test_regimes() -> None:
     assert run.slug == "reach-v3--mine--gipo--seed-1"
 
 
+def test_seeds_that_share_environments() -> None:
+    """Environment i has the seed + i: told where runs share some, refused where an evaluation shares them with a training."""
+    with pytest.warns(UserWarning, match=r"The seeds 2 and 5 are closer than there are environments \(4\)"):
+        changed(seeds=[9, 2, 5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        changed(seeds=[1, 5, 9], evaluations={"seed": 13})
+    for seed in (12, 0):  # up to 12 is trained with; ten environments of an evaluation begin at 0
+        with pytest.raises(StudyError, match=rf"evaluations: seed is '{seed} to {seed + 9}'; it must be apart from"):
+            changed(seeds=[1, 5, 9], evaluations={"seed": seed})
+
+
 def test_the_fingerprint_is_of_what_a_run_does() -> None:
     """Not of what is done with its record."""
     first = changed().runs()[0].fingerprint
     assert changed(decision={"at_least": 2}, statistics={"reps": 500}, seeds=[1, 7]).runs()[0].fingerprint == first
-    assert changed(evaluations={"seed": 1}).runs()[0].fingerprint != first
+    assert changed(evaluations={"seed": 77}).runs()[0].fingerprint != first
     assert changed(n_envs=2).runs()[0].fingerprint != first
 
 
@@ -191,6 +205,10 @@ def test_defaults_that_json_does_not_know() -> None:
         (
             {"evaluations": {"number": 1}},
             "last in statistics is 2; it must be at most the number of evaluations, 1. Give more",
+        ),
+        (
+            {"algorithms": {"x": {"algorithm": "asyncgipo"}}, "regimes": ["fresh"]},
+            "The regime 'fresh' sets the number of environments; 'x' .AsyncGIPO. has so many in each of its actors",
         ),
         ({"regimes": "fresh"}, r"regimes is 'fresh'; it must be a list of names, such as \[fresh, stale\], or a mapping"),
         ({"regimes": [{"lag_2": {}}]}, r"regimes is \[{'lag_2': {}}\]; it must be a list of names"),
@@ -329,6 +347,14 @@ def test_the_example_is_a_study() -> None:
     """It can be read, and asks for what the documentation says."""
     study = read_study(EXAMPLE)
     assert {each.label for each in study.contestants} >= {"GIPO", "PPO"}
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*/*.yaml")), ids=lambda path: path.name)
+def test_studies_of_the_benchmarks(path: Path) -> None:
+    """All can still be read, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_study(path).runs()
 
 
 def test_the_study_of_the_documentation() -> None:

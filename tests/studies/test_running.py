@@ -293,6 +293,23 @@ def test_generators_stand_where_they_stood() -> None:
     assert after[0] == after[1]
 
 
+@pytest.mark.parametrize("regime", ["stale", "lag_2"])
+def test_a_regime_is_exactly_reproducible(regime: str) -> None:
+    """Two runs of one configuration: the same evaluations and the same lag, to the last bit."""
+    of = study(
+        **{"steps": 5000, "seeds": 1, "tasks": ["CartPole-v1"], "regimes": [regime]},
+        evaluations={"number": 2, "episodes": 2},
+        statistics={"last": 1},
+        algorithms={"x": {"algorithm": "gipo", "n_steps": 500, "policy_kwargs": {"net_arch": [8]}}},
+    )
+    (run,) = of.runs()
+    one, other = (carry_out(run.configuration) for _ in range(2))
+    for key in ("evaluations", "traces"):
+        for first, second in zip(one[key], other[key], strict=True):
+            assert {**first, "seconds": 0} == {**second, "seconds": 0}
+    assert one["traces"][-1]["mean"]["lag/version_gap_mean"] > 0
+
+
 def test_traces() -> None:
     """Means, maxima and what was not finite, of an interval."""
     traces = Traces()

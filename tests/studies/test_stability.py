@@ -7,7 +7,7 @@ import pytest
 from sb3_gipo.studies.plan import Statistics
 from sb3_gipo.studies.stability import exceeded, last_intervals, ran_away, stability
 
-TAIL, KL = "lag/abs_log_rho_p95", "train/approx_kl"
+TAIL, KL, DRIFT = "lag/abs_log_rho_p95", "train/approx_kl", "train/kl_behaviour"
 
 
 def record(
@@ -38,6 +38,8 @@ def record(
         (TAIL, [90.0] * 8 + [1.0, 1.0], False),  # it came back
         (KL, [0.02] * 10, False),
         (KL, [0.02] * 8 + [1.5, 1.5], True),
+        (DRIFT, [0.2] * 10, False),
+        (DRIFT, [0.2] * 8 + [2.0, 2.0], True),  # each update is small, all together go far
         ("train/std", [1e9] * 10, False),
     ],
 )
