@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
@@ -33,20 +34,37 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dqn": {"learning_starts": 20, "buffer_size": 1000, "target_update_interval": 20},
     "sac": {"learning_starts": 20, "buffer_size": 1000, "batch_size": 16, "policy_kwargs": {"net_arch": [8]}},
     "td3": {"learning_starts": 20, "buffer_size": 1000, "batch_size": 16, "action_noise": "normal_0.1"},
+    "tqc": {"learning_starts": 20, "buffer_size": 1000, "batch_size": 16, "policy_kwargs": {"net_arch": [8]}},
+    "qrdqn": {"learning_starts": 20, "buffer_size": 1000, "target_update_interval": 20},
+    "maskableppo": {"n_steps": 16, "batch_size": 32, "n_epochs": 1},
     "trpo": {"n_steps": 16, "batch_size": 32},
     "recurrentppo": {"n_steps": 16, "batch_size": 32, "n_epochs": 1, "policy": "MlpLstmPolicy"},
     "ars": {"n_delta": 2},
 }
 
 
+class Masked(CartPoleEnv):
+    """One action is never valid; to take it is an error."""
+
+    def action_masks(self) -> np.ndarray:
+        return np.array([True, False])
+
+    def step(self, action: Any) -> Any:
+        assert action == 0
+        return super().step(action)
+
+
+gym.register("Masked-v0", Masked, max_episode_steps=100)
+
+
 def configuration(algorithm: str, number: int = 4, **changes: Any) -> dict[str, Any]:
-    task = "Pendulum-v1" if algorithm in ("sac", "td3") else "CartPole-v1"
+    tasks = {"sac": "Pendulum-v1", "td3": "Pendulum-v1", "tqc": "Pendulum-v1", "maskableppo": "Masked-v0"}
     found = study(
         steps=120,
         seeds=1,
         n_envs=2,
         evaluations={"number": number, "episodes": 3},
-        tasks=[task],
+        tasks=[tasks.get(algorithm, "CartPole-v1")],
         statistics={"last": 1},
         algorithms={"x": {"algorithm": algorithm, **SETTINGS[algorithm]}},
         **changes,
