@@ -20,15 +20,15 @@ def check_buildable(runs: list[Run]) -> None:
     :param runs: to be made
     :raises StudyError: for the first configurations that cannot be built
     """
-    firsts = list({(run.task, run.regime, run.contestant): run for run in runs}.values())
-    if not firsts:
+    one_of_each = list({(run.task, run.regime, run.contestant): run for run in runs}.values())
+    if not one_of_each:
         return
-    lines = "\n".join(json.dumps(run.configuration) for run in firsts)
+    lines = "\n".join(json.dumps(run.configuration) for run in one_of_each)
     done = subprocess.run([sys.executable, "-m", __name__], input=lines, capture_output=True, text=True, check=False)
     errors = [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith(MARK)]
     if errors:
         # one setting is often wrong in the same way on every task
-        told = {f"{firsts[number].contestant}: {error}": firsts[number].task for number, error in reversed(errors)}
+        told = {f"{one_of_each[number].contestant}: {error}": one_of_each[number].task for number, error in reversed(errors)}
         said = "\n".join(f"- {error} (on {task})" for error, task in reversed(told.items()))
         raise StudyError(f"Nothing was run, because these cannot be built:\n{said}")
     if done.returncode != 0:
