@@ -35,9 +35,18 @@ def take(policy: ActorCriticPolicy, published: Published) -> None:
     """
     :param policy: of an actor, built as the learner's
     :param published: what it is to be
+    :raises ValueError: where it is of other spaces
     """
+    tensors = tensors_of(policy)
+    shapes = [tuple(tensor.shape) for tensor in tensors], [array.shape for array in published.tensors]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"The learner's policy does not fit these environments, whose observations are {policy.observation_space} and "
+            f"whose actions are {policy.action_space}: they must have the spaces of the training. Its parameters have the "
+            f"shapes {shapes[1]}, here they would have {shapes[0]}."
+        )
     with th.no_grad():
-        for tensor, array in zip(tensors_of(policy), published.tensors, strict=True):
+        for tensor, array in zip(tensors, published.tensors, strict=True):
             tensor.copy_(th.from_numpy(array))
 
 

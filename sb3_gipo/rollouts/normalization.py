@@ -99,6 +99,15 @@ class Normalizer:
                 return latest
         return self.vec_normalize.unnormalize_obs(observation)
 
+    def seen_now(self, observation: Observation) -> Observation:
+        """
+        :param observation: what the policy sees after the latest step or reset [N, *obs]
+        :return: what it would see of it with the statistics as they are now, which somebody may have replaced since [N, *obs]
+        """
+        if not self.normalizes_observations or not hasattr(self.vec_normalize, "old_obs"):
+            return observation
+        return self.observation(self.raw_observation(observation))
+
     def latest_observation(self, observation: Observation) -> Observation:
         """
         :param observation: what the policy sees after the latest step [N, *obs]

@@ -115,6 +115,21 @@ def test_callbacks_hear_of_every_step() -> None:
     assert stopped.num_timesteps < 4096
 
 
+@pytest.mark.parametrize("pull", ["rollout", "step"])
+def test_raw_observations_are_exact_whatever_normalises_them(pull: str) -> None:
+    """Statistics change between two rollouts of an actor: each begins with the very observation that the one before ended with."""
+    model = serial("Pendulum-v1", normalize=True, num_actors=2, pull=pull, replay_capacity=10_000).learn(1280)
+    ended: dict[int, np.ndarray] = {}
+    compared = 0
+    for segment in model.replay_buffer.segments:
+        rollout = model.replay_buffer.segment_rollout(segment)[0]
+        if rollout.actor_id in ended:
+            np.testing.assert_array_equal(rollout.observations[0], ended[rollout.actor_id])
+            compared += 1
+        ended[rollout.actor_id] = rollout.last_observations
+    assert compared > 20
+
+
 class Talkative(gym.Wrapper):
     """Says more at the end of an episode than SB3 reads."""
 
