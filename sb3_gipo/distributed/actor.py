@@ -173,7 +173,7 @@ class Actor:
         start, model = time.perf_counter(), self._model
         idle = 0.0 if self._ended is None else start - self._ended
         self._take_offered()
-        # Statistics may be others than at its latest step: an observation that they do not fit could not be told from its raw one.
+        # Statistics may be others than at its latest step: what the policy saw then would not lead back to the raw one.
         model._last_obs = self._normalizer.seen_now(model._last_obs)  # type: ignore[arg-type,assignment]
         assert model.env is not None
         model.collect_rollouts(model.env, self._callback, model.rollout_buffer, model.n_steps)

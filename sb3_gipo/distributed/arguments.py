@@ -7,6 +7,21 @@ from sb3_gipo import settings
 if TYPE_CHECKING:
     from sb3_gipo.distributed.async_gipo import AsyncGIPO
 
+# Of GIPO's arguments those that matter to who acts, and of AsyncGIPO's those with which actors are made.
+ACTING = ("n_steps", "gamma", "gae_lambda", "use_sde", "sde_sample_freq", "policy_kwargs", "ratio_level", "target", "compile")
+OF_ACTORS = (
+    *("num_actors", "envs_per_actor", "env_kwargs", "pull", "max_queue", "backend", "lag", "ray_address", "actor_resources"),
+    *("hang_seconds", "max_failures"),
+)
+
+
+def made_of(model: "AsyncGIPO") -> tuple[Any, ...]:
+    """
+    :param model: whose actors are made
+    :return: with what: where any of it has changed they are made anew
+    """
+    return tuple(getattr(model, name) for name in (*OF_ACTORS, *ACTING))
+
 
 def check_arguments(model: "AsyncGIPO") -> None:
     """

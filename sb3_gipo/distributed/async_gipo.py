@@ -17,9 +17,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_gipo.distributed import backends, moments, published
 from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, describe, stored_lag
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
-from sb3_gipo.distributed.arguments import as_arguments, check_arguments, check_with_gipos
+from sb3_gipo.distributed.arguments import ACTING, as_arguments, check_arguments, check_with_gipos, made_of
 from sb3_gipo.distributed.backend import Backend
-from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, claimed, model_in, replay_in
+from sb3_gipo.distributed.checkpoints import AtTheEnd, Checkpoints, Sigterm, claimed, model_in, replay_in
 from sb3_gipo.distributed.environments import EnvSource, actor_envs, seen_by_actors, settings_of, stand_in
 from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
 from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
@@ -32,8 +32,6 @@ SelfAsyncGIPO = TypeVar("SelfAsyncGIPO", bound="AsyncGIPO")
 SETTLED = 20  # iterations after which it is said what the bottleneck is
 LAG_STRETCH = 10  # rollouts beyond those of a queue, see LagWatch
 TERMINATED = 128 + 15  # exit code after SIGTERM, as of a shell
-# Of GIPO's arguments those that matter to who acts.
-ACTING = ("n_steps", "gamma", "gae_lambda", "use_sde", "sde_sample_freq", "policy_kwargs", "ratio_level", "target", "compile")
 
 
 class AsyncGIPO(GIPO):
@@ -162,13 +160,16 @@ class AsyncGIPO(GIPO):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.checkpoint_path is not None and self.checkpoint_path != self._goes_on_from:
             Checkpoints(self.checkpoint_path).refuse_others()
+        self._source()
+        check_arguments(self)  # once more: they may have been changed
+        check_with_gipos(self)
         with seen_by_actors(self.get_vec_normalize_env()):
             found = super()._setup_learn(*args, **kwargs)
         self._accounts = Accounts(time.perf_counter)
         self._waits: list[tuple[float, float]] = []
         if self._counted_for != self.replay_ratio:
             self._drawn, self._taken, self._counted_for = 0, 0, self.replay_ratio
-        wanted = (self.num_actors, self.envs_per_actor, self.n_steps, self.pull, self.max_queue, self.backend, self.lag)
+        wanted = made_of(self)
         if wanted != self._made_for:
             self.close()
         self._lag_watch = LagWatch(self.max_queue + LAG_STRETCH)
@@ -185,7 +186,7 @@ class AsyncGIPO(GIPO):
         return found
 
     def _make_recorder(self) -> BaseCallback:
-        return _First()  # what is recorded is recorded by the actors, and looked at there
+        return AtTheEnd(self._write_checkpoint)  # what is recorded is recorded by the actors, and looked at there
 
     def learn(
         self: SelfAsyncGIPO,
@@ -211,8 +212,7 @@ class AsyncGIPO(GIPO):
         with claimed(self.checkpoint_path):
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-                if self.terminated:  # during the very last update
-                    raise SystemExit(TERMINATED)
+                self._end_if_terminated()  # during the very last update
             except BaseException:  # Ctrl-C too
                 if self._whole:
                     self._write_checkpoint()
@@ -232,6 +232,7 @@ class AsyncGIPO(GIPO):
         :raises ActorsFailedError: when an actor failed too often
         """
         assert self._actors is not None
+        self._end_if_terminated()  # before Ray is asked for anything: the signal may have ended that as well
         start = time.perf_counter()
         if time.monotonic() - self._latest_checkpoint >= self.checkpoint_seconds:
             self._write_checkpoint()
@@ -244,14 +245,14 @@ class AsyncGIPO(GIPO):
                 return False
             self._update_is_due = self._may_train(new=bool(found))
         callback.on_rollout_end()
-        self._report(self._actors.facts())
+        if not self.terminated:
+            self._report(self._actors.facts())
         self.logger.record("time/collect", time.perf_counter() - start)
         return True
 
     def _drain(self, actors: Backend) -> list[Collected]:
         before = time.perf_counter()
-        if self.terminated:
-            raise SystemExit(TERMINATED)
+        self._end_if_terminated()
         owed = self._may_train(new=False)
         if self.replay_ratio is None:
             at_most = 1
@@ -347,6 +348,10 @@ class AsyncGIPO(GIPO):
 
     def _terminate(self) -> None:
         self.terminated = True
+
+    def _end_if_terminated(self) -> None:
+        if self.terminated:
+            raise SystemExit(TERMINATED)
 
     def _write_checkpoint(self) -> None:
         if self.checkpoint_path is None:
@@ -453,15 +458,3 @@ class AsyncGIPO(GIPO):
             self.policy_version += 1
             self.replay_buffer.policy_version = self.policy_version
             self._published_version = -1
-
-
-class _First(BaseCallback):
-    """Told before all other callbacks."""
-
-    model: AsyncGIPO
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_training_end(self) -> None:
-        self.model._write_checkpoint()  # others may wait for something: an evaluation

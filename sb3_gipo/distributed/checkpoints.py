@@ -1,5 +1,6 @@
 """What a learner leaves behind every so often, so that another process can go on where it was killed."""
 
+import errno
 import os
 import re
 import shutil
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
+from stable_baselines3.common.callbacks import BaseCallback
 
 _FINISHED = re.compile(r"steps_(\d+)_version_(\d+)")
 _MODEL, _REPLAY = "model.zip", "replay.pkl"
+_NO_ROOM_OR_LOCKS = (errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Saveable(Protocol):
@@ -137,6 +140,7 @@ def claimed(folder: str | None) -> Iterator[None]:
 
     :param folder: is made where there is none; ``None``: nothing is claimed
     :raises RuntimeError: where another run is at work there
+    :raises ValueError: where that is no folder, or none to write in
     """
     if folder is None:
         yield
@@ -150,12 +154,36 @@ def claimed(folder: str | None) -> Iterator[None]:
             f"Another run that is under way leaves its checkpoints in {folder!r}: each would remove those of the other. Wait "
             "for it or end it, or give this run a `checkpoint_path` of its own."
         ) from None
-    except (OSError, NotImplementedError):  # no room, or no locks there: training is worth more than a checkpoint
+    except NotImplementedError:
         pass
+    except OSError as error:
+        if error.errno not in _NO_ROOM_OR_LOCKS:  # else training is worth more than a checkpoint, or a lock
+            raise ValueError(
+                f"`checkpoint_path` is {folder!r}, where no checkpoint can be written ({error}). Give a folder, which is made "
+                "where there is none, in a place where this user may write; `None`: no checkpoints."
+            ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+class AtTheEnd(BaseCallback):
+    """
+    The first of the callbacks: others may wait for something at the end, such as an evaluation.
+
+    :param write: leaves a checkpoint
+    """
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._write()
 
 
 def model_in(checkpoint: Path) -> Path:

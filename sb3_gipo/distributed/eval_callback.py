@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FILE = "evaluations.npz"  # as SB3 names it
 MODEL = "best_model"
 WAIT_SECONDS = 0.5
+PLACE_SECONDS = 30.0  # to wait for a place at the end
 EVALUATION = 1_000_003  # in place of the number of an actor, for a seed of its own
 
 
@@ -145,11 +146,25 @@ class AsyncEvalCallback(EventCallback):
         return self._goes_on
 
     def _on_training_end(self) -> None:
+        start = time.monotonic()
         while self._submitted is not None and not self.model.terminated:
             self._collect(WAIT_SECONDS)
+            self._give_up_without_a_place(time.monotonic() - start)
         if self._source is not None:
             self._source.close()
             self._source = None
+
+    def _give_up_without_a_place(self, seconds: float) -> None:
+        """The actors, which stay, may be what takes all of it."""
+        if seconds < PLACE_SECONDS or self._submitted is None or self._source is None or self._source.has_place():
+            return
+        self._submitted = None
+        self._failed(
+            EvaluationFailedError(
+                "At the end of the training it still had no place: it needs one beside the actors, as large as theirs. Lower "
+                "`num_actors`, ask for less in `actor_resources`, or add a machine."
+            )
+        )
 
     def _submit(self) -> None:
         assert self._source is not None

@@ -110,5 +110,10 @@ class EvaluationSource(Protocol):
         :raises EvaluationFailedError: where there will be none; it may be given the next policy
         """
 
+    def has_place(self) -> bool:
+        """
+        :return: whether it runs; false as long as no machine has room for it
+        """
+
     def close(self) -> None:
         """End it."""

@@ -194,8 +194,14 @@ class RayEvaluator:
             end(self._handle)
         self._handle = self._under_way = self._placing = None
 
-    def _look_for_a_place(self) -> None:
+    def has_place(self) -> bool:
+        """
+        :return: whether it runs; false as long as no machine has room for it
+        """
         if self._placing is not None and ray.wait([self._placing], timeout=0)[0]:
             self._placing = None
-        if self._placing is not None:
+        return self._placing is None
+
+    def _look_for_a_place(self) -> None:
+        if not self.has_place():
             self._places.look(1, time.monotonic(), resources_of_nodes)

@@ -86,6 +86,12 @@ class SerialEvaluator:
             except Exception as error:
                 self._found, self._evaluator = error, None
 
+    def has_place(self) -> bool:
+        """
+        :return: always
+        """
+        return True
+
     def take(self, seconds: float) -> Evaluation | None:
         """
         :param seconds: not looked at: it is there at once

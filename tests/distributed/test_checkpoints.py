@@ -1,5 +1,6 @@
 """What a killed run finds again: everything up to its latest checkpoint, nothing twice, whatever the moment of the kill."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -181,12 +182,27 @@ def test_the_newest_is_that_of_the_latest_policy(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path).newest() == tmp_path / "steps_64_version_22"
 
 
-def test_training_goes_on_without_room_for_checkpoints(tmp_path: Path) -> None:
+def test_training_goes_on_without_room_for_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What could not be written is told of."""
-    (tmp_path / "file").write_text("no folder")
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = serial(checkpoint_path=tmp_path)
+    monkeypatch.setattr(model, "save_replay_buffer", full)
     with pytest.warns(RuntimeWarning, match="No checkpoint could be written"):
-        model = serial(checkpoint_path=tmp_path / "file" / "run").learn(64)
+        model.learn(64)
     assert model.num_timesteps == 64
+
+
+def test_a_place_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """Is refused before anything is trained."""
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
+        model = serial(checkpoint_path=path)
+        with pytest.raises(ValueError, match=f"`checkpoint_path` is '{path}', where no checkpoint can be written"):
+            model.learn(64)
+        assert model.num_timesteps == 0
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

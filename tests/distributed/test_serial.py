@@ -117,7 +117,7 @@ def test_callbacks_hear_of_every_step() -> None:
 
 @pytest.mark.parametrize("pull", ["rollout", "step"])
 def test_raw_observations_are_exact_whatever_normalises_them(pull: str) -> None:
-    """Statistics change between two rollouts of an actor: each begins with the very observation that the one before ended with."""
+    """Statistics change between two rollouts of an actor: each begins with the very observation the one before ended with."""
     model = serial("Pendulum-v1", normalize=True, num_actors=2, pull=pull, replay_capacity=10_000).learn(1280)
     ended: dict[int, np.ndarray] = {}
     compared = 0
@@ -128,6 +128,34 @@ def test_raw_observations_are_exact_whatever_normalises_them(pull: str) -> None:
             compared += 1
         ended[rollout.actor_id] = rollout.last_observations
     assert compared > 20
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_actors": 0}, "`num_actors` is 0"),
+        ({"replay_ratio": "max"}, "it would never end"),
+        ({"backend": "foo"}, "`backend` is 'foo'"),
+        ({"pull": "x"}, "`pull` is 'x'"),
+        ({"lag": 2, "max_policy_lag": 0}, "everything would be too old"),
+    ],
+    ids=str,
+)
+def test_what_was_changed_meanwhile_is_checked_again(changed: dict[str, Any], message: str) -> None:
+    """By the next `learn`, before anything is collected."""
+    model = serial().learn(64)
+    for name, value in changed.items():
+        setattr(model, name, value)
+    with pytest.raises(ValueError, match=message):
+        model.learn(64, reset_num_timesteps=False)
+    assert model.num_timesteps == 64
+
+
+def test_without_environments_it_does_not_learn(tmp_path: Path) -> None:
+    """And says what is missing."""
+    serial().save(tmp_path / "model")
+    with pytest.raises(ValueError, match="There are no environments"):
+        AsyncGIPO.load(tmp_path / "model").learn(64)
 
 
 class Talkative(gym.Wrapper):
