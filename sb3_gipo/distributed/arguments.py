@@ -1,5 +1,6 @@
 """Checks of AsyncGIPO's arguments: what was given, what is allowed, what to do."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sb3_gipo import settings
@@ -35,8 +36,14 @@ def check_arguments(model: "AsyncGIPO") -> None:
     settings.check_above("checkpoint_seconds", model.checkpoint_seconds, 0)
     settings.check_choice("backend", model.backend, ("ray", "serial"))
     settings.check_choice("pull", model.pull, ("rollout", "step"))
-    if model.replay_ratio not in (None, "max"):
+    if isinstance(model.replay_ratio, str):
+        settings.check_choice("replay_ratio", model.replay_ratio, ("max",))  # or a number, or None
+    elif model.replay_ratio is not None:
         settings.check_above("replay_ratio", model.replay_ratio, 0)
+    _check_mapping("env_kwargs", model.env_kwargs, "arguments of the environment")
+    _check_mapping("actor_resources", model.actor_resources, 'arguments of `ray.remote`, such as {"num_cpus": 2}')
+    if not (model.ray_address is None or isinstance(model.ray_address, str)):
+        raise ValueError(f'`ray_address` is {model.ray_address!r}; it must be "auto", "host:port", "ray://host:port" or None.')
     if model.replay_ratio == "max" and model.backend == "serial":
         raise ValueError(
             '`replay_ratio` is "max", to train without waiting; but with `backend="serial"` nothing is collected '
@@ -44,6 +51,11 @@ def check_arguments(model: "AsyncGIPO") -> None:
         )
     if model.lag > 0 and model.backend != "serial":
         raise ValueError(f'`lag` is {model.lag}, but only `backend="serial"` has a lag that can be set; leave it out.')
+
+
+def _check_mapping(name: str, given: object, of: str) -> None:
+    if not (given is None or isinstance(given, dict)):
+        raise ValueError(f"`{name}` is {given!r}; it must be a mapping of {of}, or None.")
 
 
 def check_with_gipos(model: "AsyncGIPO") -> None:
@@ -66,9 +78,27 @@ def check_with_gipos(model: "AsyncGIPO") -> None:
         )
 
 
+def rollout_steps(rollout_length: object, further: Mapping[str, Any]) -> object:
+    """
+    :param rollout_length: as in the constructor
+    :param further: the other arguments
+    :return: the same, as ``n_steps``
+    :raises ValueError: where it is no number of steps, or both are given
+    """
+    settings.check_at_least("rollout_length", rollout_length, 1, integer=True)
+    if further.get("n_steps") is not None:
+        raise ValueError("`rollout_length` and `n_steps` are two names of one argument: give one of them.")
+    return rollout_length
+
+
 def as_arguments(normalize: bool | dict[str, Any] | None) -> dict[str, Any] | None:
     """
     :param normalize: as in the constructor
     :return: arguments of ``VecNormalize``; ``None``: without it
+    :raises ValueError: for anything else
     """
-    return None if normalize is None or normalize is False else {} if normalize is True else normalize
+    if normalize is None or normalize is False:
+        return None
+    if normalize is not True and not isinstance(normalize, dict):
+        raise ValueError(f"`normalize` is {normalize!r}; it must be True, False or a mapping of arguments of `VecNormalize`.")
+    return {} if normalize is True else normalize

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_gipo.distributed import backends, moments, published
 from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, describe, stored_lag
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
-from sb3_gipo.distributed.arguments import ACTING, as_arguments, check_arguments, check_with_gipos, made_of
+from sb3_gipo.distributed.arguments import ACTING, as_arguments, check_arguments, check_with_gipos, made_of, rollout_steps
 from sb3_gipo.distributed.backend import Backend
 from sb3_gipo.distributed.checkpoints import AtTheEnd, Checkpoints, Sigterm, claimed, model_in, replay_in
 from sb3_gipo.distributed.environments import EnvSource, actor_envs, seen_by_actors, settings_of, stand_in
@@ -116,7 +116,7 @@ class AsyncGIPO(GIPO):
         self.terminated = False  # by SIGTERM: `learn` ends as soon as what it does is done
         check_arguments(self)
         if rollout_length is not None:
-            kwargs["n_steps"] = rollout_length
+            kwargs["n_steps"] = rollout_steps(rollout_length, kwargs)
         super().__init__(policy, None if env is None else self._stand_in(env), *args, **kwargs)  # type: ignore[arg-type]
         check_with_gipos(self)
 

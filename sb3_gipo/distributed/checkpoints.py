@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,12 +54,18 @@ class Checkpoints:
         """
         :return: as :meth:`newest`
         :raises FileNotFoundError: where there is none
+        :raises ValueError: where a file of it is missing or cut off
         """
         there = self.newest()
         if there is None:
             raise FileNotFoundError(
                 f"There is no checkpoint in {str(self.folder)!r}. A run that was made with this `checkpoint_path` leaves its "
                 "first one after `checkpoint_seconds`, at its end, or on SIGTERM."
+            )
+        if not zipfile.is_zipfile(model_in(there)) or not replay_in(there).is_file():
+            raise ValueError(
+                f"The checkpoint {str(there)!r} is damaged: {_MODEL} or {_REPLAY} in it is missing or cut off. Each is "
+                "written whole, so that something else has changed it. Restore it, or remove it and begin anew."
             )
         return there
 

@@ -37,6 +37,11 @@ def stand_in(source: EnvSource, env_kwargs: dict[str, Any] | None, normalize: di
             f"`env` is an environment ({source}), which is in this process; those of `AsyncGIPO` are made in its actors. Give "
             "its id, or a function that makes one."
         )
+    if not (isinstance(source, str) or callable(source)):
+        raise ValueError(
+            f"`env` is {source!r}; it must be the id of an environment, or a function without arguments that makes one: they "
+            "are made in the actors."
+        )
     one = make_vec_env(portable(source), 1, env_kwargs=env_kwargs)
     spaces = one.observation_space, one.action_space
     one.close()

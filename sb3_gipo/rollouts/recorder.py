@@ -48,6 +48,9 @@ class NonFiniteStepError(ValueError):
         self.environment = environment
         self.step = step
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.summary, self.environment, self.step)  # an actor's has a way to go
+
 
 # (actions as SB3 has them [N, ...], log-probabilities as SB3 has them [N]) -> what is stored
 DescribeActions = Callable[[np.ndarray, th.Tensor], BehaviourSample]

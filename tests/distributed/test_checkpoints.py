@@ -211,6 +211,19 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
         AsyncGIPO.resume(tmp_path / "nowhere", "CartPole-v1")
 
 
+@pytest.mark.parametrize(("name", "change"), [("model.zip", "cut off"), ("model.zip", "gone"), ("replay.pkl", "gone")])
+def test_a_damaged_checkpoint(tmp_path: Path, name: str, change: str) -> None:
+    """Is named, with what to do."""
+    serial(checkpoint_path=tmp_path).learn(32)
+    file = tmp_path / "steps_32_version_1" / name
+    if change == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="steps_32_version_1' is damaged"):
+        AsyncGIPO.resume(tmp_path, "CartPole-v1")
+
+
 @pytest.mark.parametrize("stops", [False, True])
 def test_sigterm_in_this_process(tmp_path: Path, stops: bool) -> None:
     """A run with a folder for checkpoints saves itself and ends with a shell's code; afterwards the signal is as before."""

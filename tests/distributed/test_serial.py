@@ -233,6 +233,14 @@ def test_every_kind_of_observation(observation: str) -> None:
         ({"replay_capacity": None, "gradient_steps": None, "target": "stored"}, "nothing would be kept"),
         ({"replay_capacity": None, "gradient_steps": None, "replay_ratio": 2.0}, "nothing would be kept"),
         ({"env": gym.make("CartPole-v1")}, "is an environment"),
+        ({"env": 5}, "`env` is 5; it must be the id of an environment, or a function"),
+        ({"rollout_length": 0, "n_steps": None}, "`rollout_length` is 0; it must be a whole number of at least 1"),
+        ({"rollout_length": 32}, "`rollout_length` and `n_steps` are two names of one argument"),
+        ({"normalize": "yes"}, "`normalize` is 'yes'; it must be True, False or a mapping"),
+        ({"env_kwargs": 5}, "`env_kwargs` is 5; it must be a mapping"),
+        ({"actor_resources": 5}, "`actor_resources` is 5; it must be a mapping"),
+        ({"ray_address": 5}, "`ray_address` is 5; it must be"),
+        ({"replay_ratio": "maximum"}, "Did you mean 'max'?"),
     ],
 )
 def test_bad_input(kwargs: dict[str, Any], said: str) -> None:

@@ -1,6 +1,7 @@
 """The recorder: what is stored is what happened, as a log kept by the environments themselves says."""
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_gipo import GIPO
 from sb3_gipo.rollouts.normalization import Normalizer
+from sb3_gipo.rollouts.recorder import NonFiniteStepError
 from sb3_gipo.rollouts.types import Rollout, map_observation
 from tests.rollouts.data import assert_same, contents
 from tests.rollouts.envs import IMAGE, Log, Step, counting_env, encode_image
@@ -558,3 +560,11 @@ def test_first_observation_that_is_not_finite() -> None:
         model.learn(ROLLOUT)
     model.learn(ROLLOUT)
     assert len(rollouts(model)) == 1
+
+
+def test_an_error_that_travels() -> None:
+    """From an actor to its learner, with all that it knows."""
+    error = NonFiniteStepError("observation 2 is nan", "observation", 1, {"rewards": np.array(0.5)})
+    arrived = pickle.loads(pickle.dumps(error))
+    assert (str(arrived), arrived.summary, arrived.environment) == ("observation 2 is nan", "observation", 1)
+    assert arrived.step == {"rewards": 0.5}
