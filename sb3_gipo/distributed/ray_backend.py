@@ -16,7 +16,7 @@ from sb3_gipo.distributed.offers import Offers
 from sb3_gipo.distributed.placement import Places, demand
 from sb3_gipo.distributed.published import Published
 from sb3_gipo.distributed.ray_cluster import Session, connect, leave, resources_of_nodes, store_megabytes
-from sb3_gipo.distributed.ray_processes import GROUPS, RayEvaluator, RemoteActor, RemoteEvaluator, end
+from sb3_gipo.distributed.ray_processes import GROUPS, RayEvaluator, RemoteActor, RemoteEvaluator, end, is_there, those_there
 
 POLL_SECONDS = 0.5
 
@@ -112,7 +112,7 @@ class RayBackend:
         """
         running = [each for each in self._running if each is not None and each.placing is None]
         references = [reference for each in running for reference in each.rollouts]
-        queue = len(_those_there(references))
+        queue = len(those_there(references))
         watch, store = self._supervisor, store_megabytes()
         return BackendFacts(len(running), queue, watch.restarts, watch.lost_rollouts, **watch.failures, object_store_mb=store)
 
@@ -129,7 +129,7 @@ class RayBackend:
         running = self._running[index]
         if running is None or running.placing is not None:  # else every policy would be kept until it has a place
             return
-        running.behind = running.offer is not None and not _is_there(running.offer)
+        running.behind = running.offer is not None and not is_there(running.offer)
         # An offer keeps its policy in memory until it is taken note of: one for each actor, however long that does not run.
         if not running.behind and self._offers.take_note(index, self._version):
             running.offer = running.handle.offer.remote(self._weights)
@@ -147,7 +147,7 @@ class RayBackend:
                 self._times_started[index] += 1
                 self._offers.started(index, self._version)
                 self._supervisor.started(index, now)
-            if running is None or len(running.rollouts) >= self._ahead or _is_there(running.life):
+            if running is None or len(running.rollouts) >= self._ahead or is_there(running.life):
                 continue  # who has died is asked for nothing: what it did not begin is not lost
             if not running.rollouts:
                 self._supervisor.waits(index, now)  # until now, for us, however long an update took
@@ -162,7 +162,7 @@ class RayBackend:
             return []
         finished, _ = ray.wait(list(owners), num_returns=1, timeout=seconds)
         if finished:  # whoever has finished meanwhile
-            finished = _those_there(list(owners))
+            finished = those_there(list(owners))
         found = []
         for reference in finished[:at_most]:
             collected = self._fetch(owners[reference], reference)
@@ -193,7 +193,7 @@ class RayBackend:
         for index, running in enumerate(self._running):
             if running is None or running.placing is None:
                 continue
-            if _is_there(running.placing):
+            if is_there(running.placing):
                 running.placing = None
                 self._offer(index)  # what was published meanwhile
             else:
@@ -207,12 +207,12 @@ class RayBackend:
             if running is None:
                 continue
             if not running.rollouts:
-                if _is_there(running.life):
+                if is_there(running.life):
                     self._fetch(index, running.life)  # died with nothing to do
                 continue
-            if _is_there(running.ready):
+            if is_there(running.ready):
                 self._supervisor.is_ready(index, now)
-            if _is_there(running.rollouts[0]):
+            if is_there(running.rollouts[0]):
                 self._supervisor.waits(index, now)  # for us
             elif self._is_silent(index, running, now):
                 self._fail(index, now, None)
@@ -233,7 +233,7 @@ class RayBackend:
         reason: Reason = "hung" if error is None else "raised" if _raised(error) else "died"
         why = self._supervisor.say_hangs(index, now) if error is None else str(error)
         half_made = bool(running.rollouts) and _succeeded(running.ready)
-        lost = min(sum(map(_is_lost, _those_there(running.rollouts))) + half_made, len(running.rollouts))
+        lost = min(sum(map(_is_lost, those_there(running.rollouts))) + half_made, len(running.rollouts))
         self._end(index)
         self._supervisor.failed(index, now, why, reason, lost)
 
@@ -252,17 +252,6 @@ def _end_all(running: list[_Running | None], evaluators: list[RayEvaluator], ses
     for evaluator in evaluators:
         evaluator.close()
     leave(session)
-
-
-def _is_there(reference: Any) -> bool:
-    """:return: at once, whether there is a result or an error"""
-    return bool(_those_there([reference]))
-
-
-def _those_there(references: list[Any]) -> list[Any]:
-    """:return: at once, those with a result or an error"""
-    found: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
-    return found
 
 
 def _succeeded(reference: Any) -> bool:

@@ -109,6 +109,23 @@ def end(handle: Any) -> None:
             ray.kill(handle)
 
 
+def is_there(reference: Any) -> bool:
+    """
+    :param reference: to what was asked for
+    :return: at once, whether there is a result or an error
+    """
+    return bool(those_there([reference]))
+
+
+def those_there(references: list[Any]) -> list[Any]:
+    """
+    :param references: to what was asked for
+    :return: at once, those with a result or an error
+    """
+    found: list[Any] = ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
+    return found
+
+
 class RemoteEvaluator:
     """
     An evaluator in a process of its own.
@@ -198,7 +215,7 @@ class RayEvaluator:
         """
         :return: whether it runs; false as long as no machine has room for it
         """
-        if self._placing is not None and ray.wait([self._placing], timeout=0)[0]:
+        if self._placing is not None and is_there(self._placing):
             self._placing = None
         return self._placing is None
 
