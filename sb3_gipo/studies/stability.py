@@ -7,13 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_gipo.studies.plan import Statistics
+from sb3_gipo.studies.traces import DIVERGENCES, TAIL, WATCHED
 from sb3_gipo.studies.wording import percent
 
-TAIL = "lag/abs_log_rho_p95"
-# From the start of the update, and from the policies that chose the actions: of data that are used again and again only the
-# second one sees how far away they are by now.
-DIVERGENCES = ("train/approx_kl", "train/kl_behaviour")
-WATCHED = (TAIL, *DIVERGENCES)
 # The end of a run: the last fifth of its steps.
 END = 0.2
 

@@ -8,8 +8,12 @@ import numpy as np
 from stable_baselines3.common.logger import KVWriter
 
 PREFIXES = ("lag/", "utilization/", "replay/", "train/", "rollout/")
+TAIL = "lag/abs_log_rho_p95"
+# From the start of the update, and from the policies that chose the actions: of data that are used again and again only the
+# second one sees how far away they are by now.
+DIVERGENCES = ("train/approx_kl", "train/kl_behaviour")
 # Of these the largest is kept too: what runs away does it between two means.
-LARGEST = ("train/approx_kl", "train/kl_behaviour", "lag/abs_log_rho_p95")
+WATCHED = (TAIL, *DIVERGENCES)
 
 
 class Traces(KVWriter):
@@ -42,7 +46,7 @@ class Traces(KVWriter):
                 interval["not_finite"][key] = len(values) - len(finite)
             if finite:
                 interval["mean"][key] = float(np.mean(finite))
-                if key in LARGEST:
+                if key in WATCHED:
                     interval["max"][key] = max(finite)
         self._intervals.append(interval)
         self._values.clear()
