@@ -19,11 +19,12 @@ from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, de
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
 from sb3_gipo.distributed.arguments import ACTING, as_arguments, check_arguments, check_with_gipos, made_of, rollout_steps
 from sb3_gipo.distributed.backend import Backend
-from sb3_gipo.distributed.checkpoints import AtTheEnd, Checkpoints, Sigterm, claimed, model_in, replay_in
-from sb3_gipo.distributed.environments import EnvSource, actor_envs, seen_by_actors, settings_of, stand_in
+from sb3_gipo.distributed.checkpoints import AtTheEnd, Checkpoints, claimed, model_in, replay_in
+from sb3_gipo.distributed.environments import EnvSource, actor_envs, may_be_reset, settings_of, stand_in
 from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
 from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
 from sb3_gipo.distributed.lag_watch import LagGrowsWarning, LagWatch
+from sb3_gipo.distributed.signals import Signals
 from sb3_gipo.distributed.telling import tell
 from sb3_gipo.gipo import GIPO
 from sb3_gipo.rollouts.normalization import Normalizer
@@ -31,7 +32,6 @@ from sb3_gipo.rollouts.normalization import Normalizer
 SelfAsyncGIPO = TypeVar("SelfAsyncGIPO", bound="AsyncGIPO")
 SETTLED = 20  # iterations after which it is said what the bottleneck is
 LAG_STRETCH = 10  # rollouts beyond those of a queue, see LagWatch
-TERMINATED = 128 + 15  # exit code after SIGTERM, as of a shell
 
 
 class AsyncGIPO(GIPO):
@@ -62,7 +62,7 @@ class AsyncGIPO(GIPO):
     :param hang_seconds: an actor that makes no step for so long is started again
     :param max_failures: failures of an actor in a row, without a rollout in between, at which training stops
     :param checkpoint_path: folder in which the learner leaves itself, with its replay, every so often, at the end, on SIGTERM
-        (after which it ends) and where an error or Ctrl-C ends it between two updates, each time whole or not at all; see
+        (after which it ends) or Ctrl-C, and where an error ends it between two updates, each time whole or not at all; see
         :meth:`resume`. ``None``: nowhere
     :param checkpoint_seconds: between two checkpoints
     :param kwargs: further arguments of :class:`GIPO`
@@ -113,12 +113,18 @@ class AsyncGIPO(GIPO):
         self._whole = False  # in a run and between two updates: policy, counters and replay belong together
         self._update_is_due = True
         self._goes_on_from: str | None = None  # folder of checkpoints that are this run's own
-        self.terminated = False  # by SIGTERM: `learn` ends as soon as what it does is done
+        self._signals = Signals()
         check_arguments(self)
+        if kwargs.get("_init_setup_model", True):
+            self._source()
         if rollout_length is not None:
             kwargs["n_steps"] = rollout_steps(rollout_length, kwargs)
         super().__init__(policy, None if env is None else self._stand_in(env), *args, **kwargs)  # type: ignore[arg-type]
         check_with_gipos(self)
+
+    def _setup_model(self) -> None:
+        self.n_envs = self.envs_per_actor  # not that of the run, or of the other algorithm, whose file is loaded
+        super()._setup_model()
 
     # ---------------------------------------------------------------- environments
 
@@ -132,9 +138,17 @@ class AsyncGIPO(GIPO):
         sizes = {"n_steps": n_steps, "batch_size": n_steps * n_envs, "replay_capacity": n_steps * n_envs}
         return {name: getattr(self, name) for name in ACTING} | sizes
 
+    @property
+    def _running(self) -> Backend:
+        if self._actors is None:
+            raise RuntimeError("The actors were ended (`model.close()`) while `learn` needs them: close after it.")
+        return self._actors
+
     def _source(self) -> EnvSource:
         if self._env_source is None:
-            raise ValueError("There are no environments: give `env` to `AsyncGIPO.load`, an id or a function that makes one.")
+            raise ValueError(
+                "There are no environments: give `env`, the id of one or a function that makes one, here or to `load`."
+            )
         return self._env_source
 
     def _plan(self) -> ActorPlan:
@@ -148,12 +162,11 @@ class AsyncGIPO(GIPO):
         :param callback: with its arguments
         :return: who evaluates, beside the training
         """
-        assert self._actors is not None
         like = settings_of(self.get_vec_normalize_env())
         make_env, seed = callback.environments(self.env_kwargs, like, self.seed)
         how = callback.n_eval_episodes, callback.deterministic, seed
         acting = self._acting(callback.n_eval_envs, n_steps=2)
-        return self._actors.evaluator(EvaluationPlan(make_env, self.policy_class, acting, *how))  # type: ignore[arg-type]
+        return self._running.evaluator(EvaluationPlan(make_env, self.policy_class, acting, *how))  # type: ignore[arg-type]
 
     # ---------------------------------------------------------------- collect
 
@@ -163,14 +176,15 @@ class AsyncGIPO(GIPO):
         self._source()
         check_arguments(self)  # once more: they may have been changed
         check_with_gipos(self)
-        with seen_by_actors(self.get_vec_normalize_env()):
+        assert self.env is not None
+        with may_be_reset(self.env):
             found = super()._setup_learn(*args, **kwargs)
         self._accounts = Accounts(time.perf_counter)
         self._waits: list[tuple[float, float]] = []
         if self._counted_for != self.replay_ratio:
             self._drawn, self._taken, self._counted_for = 0, 0, self.replay_ratio
         wanted = made_of(self)
-        if wanted != self._made_for:
+        if self._actors is not None and not (wanted == self._made_for and self._actors.goes_on()):
             self.close()
         self._lag_watch = LagWatch(self.max_queue + LAG_STRETCH)
         self._latest_checkpoint = time.monotonic()
@@ -181,7 +195,7 @@ class AsyncGIPO(GIPO):
             if self.verbose >= 1:
                 print(describe(self))
         if self.checkpoint_path is not None:
-            self._sigterm.listen()  # only now: Ray has a handler of its own, which ends everything at once
+            self._signals.listen()  # only now: Ray has a handler of its own, which ends everything at once
         self._whole = True
         return found
 
@@ -208,18 +222,18 @@ class AsyncGIPO(GIPO):
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
         """
-        self._whole, self.terminated, self._sigterm = False, False, Sigterm(self._terminate)
+        self._whole, self._signals = False, Signals()
         with claimed(self.checkpoint_path):
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-                self._end_if_terminated()  # during the very last update
+                self._signals.end_if_received()  # during the very last update
             except BaseException:  # Ctrl-C too
                 if self._whole:
                     self._write_checkpoint()
                 self.close()
                 raise
             finally:
-                self._sigterm.stop()
+                self._signals.stop()
         return self
 
     def collect_rollouts(
@@ -231,28 +245,27 @@ class AsyncGIPO(GIPO):
         :return: false when a callback stopped it
         :raises ActorsFailedError: when an actor failed too often
         """
-        assert self._actors is not None
-        self._end_if_terminated()  # before Ray is asked for anything: the signal may have ended that as well
+        self._signals.end_if_received()  # before Ray is asked for anything: the signal may have ended that as well
         start = time.perf_counter()
-        if time.monotonic() - self._latest_checkpoint >= self.checkpoint_seconds:
-            self._write_checkpoint()
-        self._publish(self._actors)
+        self._publish(self._running)
         callback.on_rollout_start()
         self._update_is_due = False
         while not self._update_is_due and self.num_timesteps < self._total_timesteps:
-            found = self._drain(self._actors)
+            if time.monotonic() - self._latest_checkpoint >= self.checkpoint_seconds:
+                self._write_checkpoint()
+            found = self._drain(self._running)
             if not self._take_over(found, callback):
                 return False
             self._update_is_due = self._may_train(new=bool(found))
         callback.on_rollout_end()
         if not self.terminated:
-            self._report(self._actors.facts())
+            self._report(self._running.facts())
         self.logger.record("time/collect", time.perf_counter() - start)
         return True
 
     def _drain(self, actors: Backend) -> list[Collected]:
         before = time.perf_counter()
-        self._end_if_terminated()
+        self._signals.end_if_received()
         owed = self._may_train(new=False)
         if self.replay_ratio is None:
             at_most = 1
@@ -346,12 +359,10 @@ class AsyncGIPO(GIPO):
         """Steps that the latest ``learn`` was asked for and that have not been made, as after :meth:`resume`."""
         return max(self._total_timesteps - self.num_timesteps, 0)
 
-    def _terminate(self) -> None:
-        self.terminated = True
-
-    def _end_if_terminated(self) -> None:
-        if self.terminated:
-            raise SystemExit(TERMINATED)
+    @property
+    def terminated(self) -> bool:
+        """By SIGTERM or Ctrl-C: `learn` ends as soon as what it does is done."""
+        return self._signals.received is not None
 
     def _write_checkpoint(self) -> None:
         if self.checkpoint_path is None:
@@ -389,7 +400,7 @@ class AsyncGIPO(GIPO):
     # ---------------------------------------------------------------- save, load
 
     def _excluded_save_params(self) -> list[str]:
-        running = ["_actors", "_accounts", "_lag_watch", "_waits", "_sigterm", "terminated", "_latest_checkpoint", "_made_for"]
+        running = ["_actors", "_accounts", "_lag_watch", "_waits", "_signals", "_latest_checkpoint", "_made_for"]
         running.append("_goes_on_from")  # another model that was saved on the way must not replace the checkpoints
         return [*super()._excluded_save_params(), *running, "_env_source"]
 
@@ -419,11 +430,9 @@ class AsyncGIPO(GIPO):
         if "normalize" in kwargs:
             kwargs["normalize"] = as_arguments(kwargs["normalize"])
         if "rollout_length" in kwargs:
-            kwargs["n_steps"] = kwargs.pop("rollout_length")
+            kwargs["n_steps"] = rollout_steps(kwargs.pop("rollout_length"), kwargs)
         if isinstance(env, VecEnv):
             kwargs["envs_per_actor"] = env.num_envs
-        if "envs_per_actor" in kwargs:
-            kwargs["n_envs"] = kwargs["envs_per_actor"]  # SB3's name: not that of the run it was saved in
         model = super().load(path, None, device, custom_objects, print_system_info, force_reset, **kwargs)
         check_arguments(model)
         check_with_gipos(model)

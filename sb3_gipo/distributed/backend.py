@@ -34,5 +34,10 @@ class Backend(Protocol):
         :return: who evaluates policies; ends with the actors
         """
 
+    def goes_on(self) -> bool:
+        """
+        :return: false where they have been ended by somebody else meanwhile
+        """
+
     def close(self) -> None:
         """End the actors."""

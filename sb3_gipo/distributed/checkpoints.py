@@ -4,13 +4,12 @@ import errno
 import os
 import re
 import shutil
-import signal
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 from stable_baselines3.common.callbacks import BaseCallback
@@ -222,34 +221,3 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class Sigterm:
-    """
-    Has a listener told of the first SIGTERM instead of ending the process at once; the second one does what it did before.
-
-    :param listener: called in the main thread
-    """
-
-    def __init__(self, listener: Callable[[], None]) -> None:
-        self._listener = listener
-        self._before: Any = None
-        self._listens = False
-
-    def listen(self) -> None:
-        """From now on. Where this is not the main thread, which alone may, nothing changes."""
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._told)
-            self._listens = True
-        except ValueError:
-            self._listens = False
-
-    def stop(self) -> None:
-        """What was there before is there again."""
-        if self._listens:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
-            self._listens = False
-
-    def _told(self, *_: object) -> None:
-        self.stop()
-        self._listener()

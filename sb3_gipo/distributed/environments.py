@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_gipo.distributed.stub import AbsentVecEnv, MakeEnvs, maker_of
 
@@ -50,20 +50,24 @@ def stand_in(source: EnvSource, env_kwargs: dict[str, Any] | None, normalize: di
 
 
 @contextmanager
-def seen_by_actors(normalizer: VecNormalize | None) -> Iterator[None]:
+def may_be_reset(env: VecEnv) -> Iterator[None]:
     """
-    For the duration what stands for the environments may be reset: the learner's statistics are what actors have seen.
+    For the duration what stands for the environments may be reset, and the learner's statistics stay what actors have seen.
 
-    :param normalizer: of the learner
+    :param env: with its wrappers
     """
-    if normalizer is None:
-        yield
-        return
-    was, normalizer.training = normalizer.training, False
+    normalizer, absent = unwrap_vec_normalize(env), env.unwrapped
+    assert isinstance(absent, AbsentVecEnv)
+    was = normalizer is not None and normalizer.training
+    absent.may_be_reset = True
+    if normalizer is not None:
+        normalizer.training = False
     try:
         yield
     finally:
-        normalizer.training = was
+        absent.may_be_reset = False
+        if normalizer is not None:
+            normalizer.training = was
 
 
 def actor_envs(

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -261,8 +262,15 @@ class AsyncEvalCallback(EventCallback):
         """What a run that goes on knows from before, up to its present step."""
         if not path.exists():
             return
-        with np.load(path) as file:
-            columns = {name: file[name] for name in file.files}
+        try:
+            with np.load(path) as file:
+                columns = {name: file[name] for name in file.files}
+            _ = [columns[name] for name in ("timesteps", "results", "ep_lengths")]
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{str(path)!r}, to which this run would add its evaluations, is none of `EvalCallback`'s files ({error}). "
+                "Move it away, or give another `log_path`."
+            ) from error
         successes = columns.get("successes", [[]] * len(columns["timesteps"]))
         versions = columns.get("policy_versions", [0] * len(columns["timesteps"]))
         known = zip(versions, columns["timesteps"], columns["results"], columns["ep_lengths"], successes, strict=True)

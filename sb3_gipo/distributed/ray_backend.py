@@ -25,7 +25,7 @@ POLL_SECONDS = 0.5
 class _Running:
     handle: Any
     placing: Any  # a reference that is there when it has a process; ``None`` when that is known
-    ready: Any  # a reference that is there when its environments are made
+    ready: Any  # a reference that is there when its environments are made, or cannot be
     life: Any  # a reference that is there, an error, when its process has ended
     rollouts: list[Any]  # references of those under way or waiting to be taken, oldest first
     silent: Any = None  # a reference that is there when it has answered how long it has been silent; ``None``: not asked
@@ -59,14 +59,14 @@ class RayBackend:
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
         self._resources = {"num_cpus": 0 if address is None else 1, **(resources or {})}
         self._remote = self._make(RemoteActor, concurrency_groups=GROUPS)
-        session = connect(address)
+        self._session = connect(address)
         self._asked = demand(self._resources)
         self._places = Places(self._asked, num_actors, supervisor.making_takes, time.monotonic())
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
         self._evaluators: list[RayEvaluator] = []
         self._running: list[_Running | None] = [None] * num_actors
         # Also where nobody calls `close`: an actor whose handle is dropped goes on with what it was asked for, for ever.
-        self._ending = weakref.finalize(self, _end_all, self._running, self._evaluators, session)
+        self._ending = weakref.finalize(self, _end_all, self._running, self._evaluators, self._session)
         self._ending.atexit = False  # the end of this process is that of all
         self._times_started = [0] * num_actors
         self._turns = list(range(num_actors))  # whose rollout is taken first; who had one goes to the end
@@ -115,6 +115,12 @@ class RayBackend:
         queue = len(those_there(references))
         watch, store = self._supervisor, store_megabytes()
         return BackendFacts(len(running), queue, watch.restarts, watch.lost_rollouts, **watch.failures, object_store_mb=store)
+
+    def goes_on(self) -> bool:
+        """
+        :return: false where somebody has ended Ray meanwhile (``ray.shutdown()``), and the actors with it
+        """
+        return self._session.goes_on()
 
     def close(self) -> None:
         """End the actors, and with the last of them in this process Ray, or leave the cluster, where that was begun here."""
@@ -232,7 +238,7 @@ class RayBackend:
         assert running is not None
         reason: Reason = "hung" if error is None else "raised" if _raised(error) else "died"
         why = self._supervisor.say_hangs(index, now) if error is None else str(error)
-        half_made = bool(running.rollouts) and _succeeded(running.ready)
+        half_made = bool(running.rollouts) and _succeeded(running.ready) and ray.get(running.ready)
         lost = min(sum(map(_is_lost, those_there(running.rollouts))) + half_made, len(running.rollouts))
         self._end(index)
         self._supervisor.failed(index, now, why, reason, lost)
@@ -243,7 +249,7 @@ class RayBackend:
             end(running.handle)
 
 
-def _end_all(running: list[_Running | None], evaluators: list[RayEvaluator], session: Session | None) -> None:
+def _end_all(running: list[_Running | None], evaluators: list[RayEvaluator], session: Session) -> None:
     """Apart from the backend, which may be no more."""
     for index, each in enumerate(running):
         if each is not None:

@@ -14,46 +14,56 @@ _STORE = "object_store_memory"
 
 
 class Session:
-    """Of Ray in this process, begun here: ends with the last who uses it."""
+    """
+    Of Ray in this process.
 
-    def __init__(self) -> None:
+    :param address: with which it was begun here, to be ended with the last who uses it
+    :param is_ours: false where somebody else has begun it, who will end it
+    """
+
+    def __init__(self, address: str | None, is_ours: bool) -> None:
+        self.address, self.is_ours = address, is_ours
         self.users = 0
         self._driver = _driver()
 
     def goes_on(self) -> bool:
-        """:return: false where somebody else has ended it, and maybe begun another"""
+        """:return: false where somebody has ended it, and maybe begun another"""
         return ray.is_initialized() and _driver() == self._driver
 
 
 _session: Session | None = None  # the latest
 
 
-def connect(address: str | None) -> Session | None:
+def connect(address: str | None) -> Session:
     """
     Begin a session of Ray, or share the one there is.
 
     :param address: of a running cluster, as in ``AsyncGIPO``; ``None``: one for this process
-    :return: for :func:`leave`; ``None`` where somebody else has begun it, who will end it
+    :return: for :func:`leave`
     :raises ConnectionError: in words
     """
     global _session
     if not ray.is_initialized():
         _begin(address)
-        _session = Session()
+        _session = Session(address, is_ours=True)
     elif _session is None or not _session.goes_on():
-        return None
+        _session = Session(address, is_ours=False)
+    elif _session.is_ours and _session.address is None and address is not None:
+        raise ConnectionError(
+            f'`ray_address` is "{address}", but actors of this process run on this machine, in a session of Ray that another '
+            "model without `ray_address` has begun, and a process has one session. `close()` the other model first, or give "
+            "both of them the address."
+        )
     _session.users += 1
     return _session
 
 
-def leave(session: Session | None) -> None:
+def leave(session: Session) -> None:
     """
     :param session: from :func:`connect`; its last user ends it
     """
-    if session is None:
-        return
     session.users -= 1
-    if session.users == 0 and session.goes_on():
+    if session.is_ours and session.users == 0 and session.goes_on():
         ray.shutdown()
 
 

@@ -4,8 +4,8 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import ray
 import torch as th
@@ -22,7 +22,6 @@ from sb3_gipo.distributed.ray_cluster import resources_of_nodes
 # Groups of calls, each with a thread of its own.
 COLLECT, OFFER, LIVE = "collect", "offer", "live"
 GROUPS = {COLLECT: 1, OFFER: 1, LIVE: 1}
-T = TypeVar("T")
 
 
 class RemoteActor:
@@ -39,7 +38,8 @@ class RemoteActor:
         self._plan, self._index, self._times_started = plan, index, times_started
         self._weights, self._lock = weights, threading.Lock()
         self._actor: Actor | None = None
-        self._failure: Exception | None = None
+        self._failure: Exception | None = None  # to make it
+        self._is_broken = False
 
     @ray.method(concurrency_group=OFFER)
     def placed(self) -> bool:
@@ -48,14 +48,28 @@ class RemoteActor:
 
     @ray.method(concurrency_group=COLLECT)
     def ready(self) -> bool:
-        """Its environments are made."""
-        self._unless_failed(self._made)
-        return True
+        """:return: whether its environments are made; why not says the first rollout, which is an error that somebody reads"""
+        try:
+            self._made()
+        except Exception as error:
+            self._failure = error
+        return self._failure is None
 
     @ray.method(concurrency_group=COLLECT)
-    def collect(self) -> Collected:
-        """:return: the next rollout"""
-        return self._unless_failed(lambda: self._made().collect())
+    def collect(self) -> Collected | None:
+        """
+        :return: the next rollout; ``None`` where one before it was an error: what was asked for already is not done by
+            environments that are broken
+        """
+        if self._is_broken:
+            return None
+        try:
+            if self._failure is not None:
+                raise self._failure
+            return self._made().collect()
+        except Exception:
+            self._is_broken = True
+            raise
 
     @ray.method(concurrency_group=OFFER)
     def offer(self, weights: Published) -> None:
@@ -88,16 +102,6 @@ class RemoteActor:
                 actor.offer(self._weights)
                 self._actor = actor
         return self._actor
-
-    def _unless_failed(self, work: Callable[[], T]) -> T:
-        """What was asked for already is not done by environments that are broken."""
-        if self._failure is not None:
-            raise RuntimeError("This actor has failed before.") from self._failure
-        try:
-            return work()
-        except Exception as error:
-            self._failure = error
-            raise
 
 
 def end(handle: Any) -> None:

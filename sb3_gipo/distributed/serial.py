@@ -57,6 +57,12 @@ class SerialBackend:
         """
         return SerialEvaluator(plan)
 
+    def goes_on(self) -> bool:
+        """
+        :return: always
+        """
+        return True
+
     def close(self) -> None:
         """Close the environments."""
         for actor in self._actors:

@@ -30,9 +30,15 @@ class AbsentVecEnv(VecEnv):
     ) -> None:
         super().__init__(num_envs, observation_space, action_space)
         self.make = make
+        self.may_be_reset = False  # by SB3, which wants an observation to begin with
 
     def reset(self) -> Any:
-        """:return: zeros [N, *obs]: SB3 wants an observation to begin with"""
+        """
+        :return: zeros [N, *obs]
+        :raises RuntimeError: except at the beginning of ``learn``, for SB3: a normaliser would take them for real
+        """
+        if not self.may_be_reset:
+            self.step_async(np.empty(0))
 
         def zeros(space: spaces.Space[Any]) -> np.ndarray:
             return np.zeros((self.num_envs, *(space.shape or ())), dtype=space.dtype)
@@ -43,8 +49,8 @@ class AbsentVecEnv(VecEnv):
     def step_async(self, actions: np.ndarray) -> NoReturn:
         """:raises RuntimeError: always"""
         raise RuntimeError(
-            "The environments of an asynchronous algorithm are in its actors: there is none here to take a step in. To "
-            "evaluate the policy, make an environment of its own and use `evaluate_policy(model, env)`."
+            "The environments of an asynchronous algorithm are in its actors: there is none here to reset or to take a step "
+            "in. To evaluate the policy, make an environment of its own and use `evaluate_policy(model, env)`."
         )
 
     step_wait = step_async  # type: ignore[assignment]

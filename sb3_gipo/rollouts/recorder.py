@@ -136,13 +136,18 @@ class StepGuard(BaseCallback):
         self._normalizer.restore(self._normalizer_state)
         self.model._last_obs = None  # the next `learn` resets the environments
         summary = f"environment {index}: {source} returned {what} that is not finite"
+        step = step_arrays(self.locals, index)
+        action = np.array2string(step["actions"], threshold=20) if "actions" in step else ""
+        led_there = (
+            action and f" The action that led there: {action}; what else is known of the step is in this error's `step`."
+        )
         raise NonFiniteStepError(
             f"{summary.capitalize()}, at step {self._step} of this rollout "
             f"({self.num_timesteps} timesteps). The unfinished rollout was dropped, everything learnt and stored before it is "
-            "kept. Wrap the environment in `VecCheckNan` to see which action led there.",
+            f"kept.{led_there}",
             summary,
             index,
-            step_arrays(self.locals, index),
+            step,
         )
 
 

@@ -15,9 +15,10 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_gipo.distributed import AsyncGIPO
-from sb3_gipo.distributed.checkpoints import Checkpoints, Sigterm, claimed, model_in, replay_in
+from sb3_gipo.distributed.checkpoints import Checkpoints, claimed, model_in, replay_in
 from sb3_gipo.distributed.faults import ActorsFailedError
 from sb3_gipo.distributed.serial import SerialBackend
+from sb3_gipo.distributed.signals import Signals
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL: dict[str, Any] = {
@@ -224,38 +225,90 @@ def test_a_damaged_checkpoint(tmp_path: Path, name: str, change: str) -> None:
         AsyncGIPO.resume(tmp_path, "CartPole-v1")
 
 
-@pytest.mark.parametrize("stops", [False, True])
-def test_sigterm_in_this_process(tmp_path: Path, stops: bool) -> None:
-    """A run with a folder for checkpoints saves itself and ends with a shell's code; afterwards the signal is as before."""
-    before = signal.getsignal(signal.SIGTERM)
+def test_checkpoints_are_left_while_an_update_is_waited_for(tmp_path: Path) -> None:
+    """Where `replay_ratio` has no update due for long."""
+    seen: list[int] = []
 
-    class Terminates(BaseCallback):
+    class Looks(BaseCallback):
         def _on_step(self) -> bool:
-            if self.num_timesteps == 70:
-                os.kill(os.getpid(), signal.SIGTERM)
+            seen.append(_steps(tmp_path))
             return True
 
-    with pytest.raises(SystemExit) as ended:
-        serial(checkpoint_path=tmp_path).learn(96 if stops else 640, callback=Terminates())
-    assert ended.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) == before
+    serial(checkpoint_path=tmp_path, checkpoint_seconds=1e-6, replay_ratio=1e-3).learn(320, callback=Looks())
+    assert set(seen) >= {0, 32, 64, 256}
+
+
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize(("kind", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_signals_in_this_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: signal.Signals, ends: type[BaseException], stops: bool
+) -> None:
+    """
+    A run with a folder for checkpoints saves itself: also where the signal comes in the middle of an update, which is made to
+    its end. SIGTERM ends with a shell's code; afterwards the signals are as before.
+    """
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    class Struck(AsyncGIPO):
+        def _n_gradient_steps(self) -> int:
+            if self.num_timesteps == 96 and not self._whole and not self.terminated:  # in `train`
+                os.kill(os.getpid(), kind)
+            return super()._n_gradient_steps()
+
+    model = Struck("MlpPolicy", "CartPole-v1", **SMALL, backend="serial", checkpoint_path=tmp_path)
+    with pytest.raises(ends) as ended:
+        model.learn(96 if stops else 640)
+    if kind == signal.SIGTERM:
+        assert ended.value.code == 143
+    else:
+        assert "Once more: at once" in capfd.readouterr().err
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     again = AsyncGIPO.resume(tmp_path, "CartPole-v1")
     assert (again.num_timesteps, again.policy_version) == (96, 3)
 
 
-def test_the_second_sigterm_does_what_it_did() -> None:
-    """The first one tells the listener."""
+def test_without_checkpoints_ctrl_c_is_as_ever() -> None:
+    """Nothing is to be left: it ends the update under way."""
+
+    class Struck(AsyncGIPO):
+        def _n_gradient_steps(self) -> int:
+            if not self._whole:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super()._n_gradient_steps()
+
+    model = Struck("MlpPolicy", "CartPole-v1", **SMALL, backend="serial")
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(64)
+    assert model.policy_version == 0
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_does_what_it_did(kind: signal.Signals) -> None:
+    """The first one is taken note of; a handler for Ctrl-C that is not Python's own is left alone."""
     heard: list[str] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("before"))
+    before = signal.getsignal(kind)
     try:
-        sigterm = Sigterm(lambda: heard.append("ours"))
-        sigterm.listen()
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
-        sigterm.stop()
+        if kind == signal.SIGTERM:
+            signal.signal(kind, lambda *_: heard.append("before"))
+        signals = Signals()
+        signals.listen()
+        os.kill(os.getpid(), kind)
+        assert signals.received == kind
+        if kind == signal.SIGTERM:
+            os.kill(os.getpid(), kind)
+            assert heard == ["before"]
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), kind)
+        signals.stop()
+        signal.signal(signal.SIGINT, lambda *_: heard.append("somebody's"))
+        signals.listen()
+        os.kill(os.getpid(), signal.SIGINT)
+        signals.stop()
+        assert heard[-1] == "somebody's"
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert heard == ["ours", "before"]
+        signal.signal(kind, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 SCRIPT = """

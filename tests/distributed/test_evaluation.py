@@ -128,6 +128,17 @@ def test_another_number_of_episodes_does_not_go_on(tmp_path: Path) -> None:
         model.learn(64, callback=callback, reset_num_timesteps=False)
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04cut off"])
+def test_a_file_that_is_none_of_ours(tmp_path: Path, content: bytes) -> None:
+    """It is neither added to nor replaced."""
+    (tmp_path / "evaluations.npz").write_bytes(content)
+    model = serial().learn(64)
+    evaluation = AsyncEvalCallback("CartPole-v1", eval_freq=32, log_path=str(tmp_path), verbose=0)
+    with pytest.raises(ValueError, match="none of `EvalCallback`'s files"):
+        model.learn(64, callback=evaluation, reset_num_timesteps=False)
+    assert (tmp_path / "evaluations.npz").read_bytes() == content
+
+
 def test_one_that_was_interrupted_does_not_hold_up_the_next_run() -> None:
     """The same callback may be used again."""
     callback = AsyncEvalCallback("CartPole-v1", eval_freq=32, verbose=0)

@@ -11,13 +11,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks.asynchronous.envs import SleepingEnv
-from sb3_gipo.distributed import AsyncGIPO
+from sb3_gipo.distributed import AsyncGIPO, published
+from sb3_gipo.distributed.actor import ActorPlan
 from sb3_gipo.distributed.faults import ActorsFailedError
+from sb3_gipo.rollouts.normalization import Normalizer
 from tests.small_envs import SpaceEnv
 
 ray = pytest.importorskip("ray")
+from sb3_gipo.distributed.ray_processes import RemoteActor  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("small_ray", "soon")
 
 SMALL: dict[str, Any] = {
@@ -141,6 +147,25 @@ def test_who_raises_dies_or_hangs_is_started_again(tmp_path: Path) -> None:
     assert (supervisor.restarts, supervisor.lost_rollouts) == (3, 3)
     assert len(list(tmp_path.iterdir())) == made
     assert model.num_timesteps == len(model.replay_buffer)
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+def test_a_broken_actor_says_why_once(tmp_path: Path, is_made: bool) -> None:
+    """What was asked for meanwhile is nothing, not a second error, which Ray would print."""
+
+    def make(index: int, times_started: int) -> VecEnv:
+        if not is_made:
+            raise RuntimeError("the simulator breaks")
+        return make_vec_env(partial(Troubled, tmp_path, {0: "breaks"}), 1)
+
+    acting = {"n_steps": 16, "batch_size": 16, "replay_capacity": 16}
+    learner = AsyncGIPO("MlpPolicy", SpaceEnv, **SMALL)
+    weights = published.publish(learner.policy, 0, Normalizer(learner.env))
+    actor = RemoteActor(ActorPlan(make, learner.policy_class, acting), 0, 0, weights)
+    assert actor.ready() is is_made
+    with pytest.raises(RuntimeError, match="the simulator breaks"):
+        actor.collect()
+    assert actor.collect() is None
 
 
 def test_one_that_never_works_stops_the_run(tmp_path: Path) -> None:

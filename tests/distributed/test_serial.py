@@ -158,6 +158,36 @@ def test_without_environments_it_does_not_learn(tmp_path: Path) -> None:
         AsyncGIPO.load(tmp_path / "model").learn(64)
 
 
+def test_none_are_given() -> None:
+    """Said at once, and in words."""
+    with pytest.raises(ValueError, match="the id of one or a function that makes one"):
+        serial(None)
+
+
+def test_what_stands_for_them_is_not_reset() -> None:
+    """Its zeros would be taken for observations; what actors have seen is all that the statistics know, also after `learn`."""
+    model = serial(normalize=True).learn(64)
+    known = model.get_vec_normalize_env().obs_rms.count
+    with pytest.raises(RuntimeError, match="in its actors: there is none here to reset"):
+        model.get_env().reset()
+    model.learn(32, reset_num_timesteps=False)
+    assert model.get_vec_normalize_env().obs_rms.count - known == 32
+
+
+def test_actors_that_are_ended_meanwhile() -> None:
+    """By a callback, say."""
+
+    class Closes(BaseCallback):
+        def _on_step(self) -> bool:
+            self.model.close()
+            return True
+
+    model = serial()
+    with pytest.raises(RuntimeError, match=r"`model.close\(\)`\) while `learn` needs them"):
+        model.learn(64, callback=Closes())
+    assert model.learn(64).num_timesteps == 64
+
+
 class Talkative(gym.Wrapper):
     """Says more at the end of an episode than SB3 reads."""
 
@@ -350,6 +380,16 @@ def test_arguments_of_load(tmp_path: Path) -> None:
     assert (loaded.normalize, loaded.n_steps, loaded.num_actors) == ({}, 8, 3)
     assert loaded.get_vec_normalize_env() is not None
     assert serial(normalize={}).get_vec_normalize_env() is not None
+
+
+def test_a_file_of_gipo_is_loaded(tmp_path: Path) -> None:
+    """Whose environments were more than those of an actor."""
+    GIPO("MlpPolicy", make_vec_env("CartPole-v1", 4), **SMALL).learn(128).save(tmp_path / "model")
+    model = AsyncGIPO.load(tmp_path / "model", "CartPole-v1", backend="serial", rollout_length=16)
+    assert (model.n_envs, model.envs_per_actor, model.n_steps) == (1, 1, 16)
+    assert model.learn(64, reset_num_timesteps=False).num_timesteps == 192
+    with pytest.raises(ValueError, match="`rollout_length` is 0; it must be"):
+        AsyncGIPO.load(tmp_path / "model", "CartPole-v1", backend="serial", rollout_length=0)
 
 
 def test_other_arguments_make_other_actors() -> None:

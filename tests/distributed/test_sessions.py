@@ -53,6 +53,26 @@ def test_a_session_that_was_ended_by_others() -> None:
     assert not ray.is_initialized()
 
 
+def test_a_session_that_was_ended_between_two_learns() -> None:
+    """Its actors went with it: the next `learn` makes others."""
+    model = trained()
+    ray.shutdown()
+    model.learn(48, reset_num_timesteps=False)
+    assert model.num_timesteps == 64
+    model.close()
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_is_not_joined_beside_a_session_of_our_own() -> None:
+    """A process has one session: the actors would not be where they were asked for."""
+    first = trained()
+    second = AsyncGIPO("MlpPolicy", "CartPole-v1", num_actors=1, ray_address="auto", **SMALL)
+    with pytest.raises(ConnectionError, match="a process has one session"):
+        second.learn(16)
+    first.learn(16)
+    first.close()
+
+
 def test_a_session_that_somebody_else_has_begun_is_left_alone() -> None:
     """Also where it came after one of ours, which a model that is closed only now had used."""
     first = trained()
