@@ -15,7 +15,7 @@ help:
 	@echo "make check         lint, format check and type check"
 	@echo "make format        format the code"
 	@echo "make benchmark-memory   bytes per stored transition against the raw payload"
-	@echo "make benchmark-async    asynchronous actors: speed and chaos, half an hour on a machine that does nothing else"
+	@echo "make benchmark-async    asynchronous actors: speed, lag and chaos, three quarters of an hour on a machine that does nothing else"
 	@echo "make benchmark-zoo      what rl_zoo_hyperparams/ gives beside PPO, hours"
 	@echo "make benchmark-speed    steps per second beside SB3's PPO, half an hour on a machine that does nothing else"
 

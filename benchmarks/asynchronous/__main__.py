@@ -6,7 +6,7 @@ Asynchronous actors (:class:`sb3_gipo.distributed.AsyncGIPO`): how fast, and how
     python -m benchmarks.asynchronous peers        # beside RLlib's APPO; --rllib-python PATH: an interpreter that has it
     python -m benchmarks.asynchronous regimes      # lag of a busy learner's data with 16 actors and with 2
     python -m benchmarks.asynchronous chaos        # killed, hanging, raising and slow actors; the driver killed and resumed
-    python -m benchmarks.asynchronous all          # the first three, one after the other, each in a process of its own
+    python -m benchmarks.asynchronous all          # the first four, one after the other, each in a process of its own
 
 Each part prints a Markdown table and leaves every single measurement in ``benchmarks/results/asynchronous/``. ``--quick``
 makes everything so small that the figures mean nothing, to see that it runs; it writes to a folder of its own. What is
@@ -24,7 +24,7 @@ from benchmarks.asynchronous import actors, chaos, peers, regimes, throughput
 from benchmarks.asynchronous.common import RESULTS
 
 PARTS = {"throughput": throughput, "actors": actors, "peers": peers, "regimes": regimes, "chaos": chaos}
-TIMED = ("throughput", "actors", "peers")
+TIMED = ("throughput", "actors", "peers", "regimes")
 
 
 def run_all(args: argparse.Namespace) -> int:

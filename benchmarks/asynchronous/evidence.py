@@ -91,13 +91,23 @@ def of_actors(
             "twice": len(steps) - len(np.unique(steps, axis=0)),
             "holes": holes(steps),
             "of_half_made_rollouts": sum(missing.values()),
-            "of_finished_rollouts_lost": sum(steps // length * length for steps in missing.values()),
+            "of_finished_rollouts_lost": sum(handed_over(steps, length) for steps in missing.values()),
         },
         "kills": killed,
         "memory": memory,
         "slopes": slopes(memory),
     }
     return {**found, "wrong": wrong_with_actors(found)}
+
+
+def handed_over(missing: int, length: int) -> int:
+    """
+    :param missing: steps that an environment made and that did not arrive
+    :param length: of a rollout
+    :return: how many of them its actor had certainly handed over: those of a rollout after which it began another. Killed
+        between the last step of one and handing it over it was in the middle of it
+    """
+    return max(missing - 1, 0) // length * length
 
 
 def holes(steps: np.ndarray) -> int:

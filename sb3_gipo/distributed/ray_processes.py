@@ -95,6 +95,8 @@ class RemoteActor:
         if self._actor is None:
             plan = self._plan
             th.set_num_threads(1)  # as many processes as there are cores
+            # a step in twenty; what is not finite the recorder sees
+            th.distributions.Distribution.set_default_validate_args(False)
             if plan.seed is not None:  # its own exploration, another one each time it is started
                 set_random_seed(seed_of(plan.seed, plan.life, self._index, self._times_started))
             actor = Actor(plan, self._index, self._times_started)

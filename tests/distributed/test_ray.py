@@ -219,3 +219,23 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     model = AsyncGIPO("MlpPolicy", gym.make("CartPole-v1").spec.id, **SMALL)
     with pytest.raises(ImportError, match=r"pip install 'sb3-gipo\[ray\]'"):
         model.learn(16)
+
+
+def test_ray_keeps_nothing_of_what_was_asked_for() -> None:
+    """Its task events would be some kilobytes for every rollout, until the end of the run."""
+
+    @ray.remote(num_cpus=0)
+    def seen() -> None:
+        pass
+
+    def names() -> set[str]:
+        return {event["name"] for event in ray.timeline()}
+
+    model = AsyncGIPO("MlpPolicy", SpaceEnv, **SMALL).learn(160)
+    deadline = time.monotonic() + 20
+    while not any("seen" in name for name in names()):  # so that events of that time are there
+        assert time.monotonic() < deadline
+        ray.get(seen.remote())
+        time.sleep(0.5)
+    assert not any("collect" in name for name in names()), names()
+    model.close()
