@@ -24,6 +24,7 @@ from sb3_gipo.distributed.environments import EnvSource, actor_envs, may_be_rese
 from sb3_gipo.distributed.eval_callback import AsyncEvalCallback
 from sb3_gipo.distributed.evaluation import EvaluationPlan, EvaluationSource
 from sb3_gipo.distributed.lag_watch import LagGrowsWarning, LagWatch
+from sb3_gipo.distributed.pace import Pace, ReplayRatio
 from sb3_gipo.distributed.signals import Signals
 from sb3_gipo.distributed.telling import tell
 from sb3_gipo.gipo import GIPO
@@ -83,7 +84,7 @@ class AsyncGIPO(GIPO):
         publish_every: int = 1,
         pull: Pull = "rollout",
         max_queue: int = 2,
-        replay_ratio: float | Literal["max"] | None = None,
+        replay_ratio: ReplayRatio = None,
         backend: Literal["ray", "serial"] = "ray",
         lag: int = 0,
         ray_address: str | None = None,
@@ -106,8 +107,7 @@ class AsyncGIPO(GIPO):
         self._env_source = env
         self._actors: Backend | None = None
         self._published_version = -1
-        self._drawn = self._taken = 0  # transitions, since `replay_ratio` is what it is
-        self._counted_for = replay_ratio
+        self._pace = Pace(replay_ratio)
         self._lives = 0  # how often actors were made: each time they see other episodes
         self._made_for: tuple[Any, ...] = ()  # arguments of the present actors
         self._whole = False  # in a run and between two updates: policy, counters and replay belong together
@@ -181,8 +181,7 @@ class AsyncGIPO(GIPO):
             found = super()._setup_learn(*args, **kwargs)
         self._accounts = Accounts(time.perf_counter)
         self._waits: list[tuple[float, float]] = []
-        if self._counted_for != self.replay_ratio:
-            self._drawn, self._taken, self._counted_for = 0, 0, self.replay_ratio
+        self._pace = self._pace.at(self.replay_ratio)
         wanted = made_of(self)
         if self._actors is not None and not (wanted == self._made_for and self._actors.goes_on()):
             self.close()
@@ -267,12 +266,7 @@ class AsyncGIPO(GIPO):
         before = time.perf_counter()
         self._signals.end_if_received()
         owed = self._may_train(new=False)
-        if self.replay_ratio is None:
-            at_most = 1
-        elif owed and self.replay_ratio != "max":
-            at_most = 0  # the actors wait with what they have, else they would run away from the ratio
-        else:
-            at_most = self.num_actors * self.max_queue
+        at_most = self._pace.takes_at_most(owed, self.num_actors * self.max_queue)
         if self._is_empty():  # what arrives must not be too old again
             self._publish(actors, at_once=True)
         found = actors.drain(not owed, at_most)
@@ -296,13 +290,7 @@ class AsyncGIPO(GIPO):
 
     def _may_train(self, new: bool) -> bool:
         """:param new: whether a rollout has arrived since the latest update"""
-        if self._is_empty():
-            return False
-        if self.replay_ratio is None:
-            return new
-        if self.replay_ratio == "max":
-            return True
-        return self._drawn + self._n_gradient_steps() * self.batch_size <= self.replay_ratio * self._taken
+        return not self._is_empty() and self._pace.update_is_due(self._n_gradient_steps() * self.batch_size, new)
 
     def _is_empty(self) -> bool:
         """Whether nothing is stored that is young enough."""
@@ -319,7 +307,7 @@ class AsyncGIPO(GIPO):
         self._whole = False
         super().train()
         self._whole = True
-        self._drawn += (self.n_gradient_steps - before) * self.batch_size
+        self._pace.drawn += (self.n_gradient_steps - before) * self.batch_size
         self._accounts.updated()
 
     def _keep(self, collected: Collected) -> None:
@@ -329,7 +317,7 @@ class AsyncGIPO(GIPO):
             warnings.warn(late, LagGrowsWarning, stacklevel=2)
         moments.add(Normalizer(self.env), collected.before, collected.after)
         self._store_rollout(collected.rollout)
-        self._taken += collected.rollout.size
+        self._pace.taken += collected.rollout.size
 
     def _take_over(self, found: list[Collected], callback: BaseCallback) -> bool:
         """Keep what has arrived and tell of it; kept and counted is all of it, also where a callback stops or raises."""

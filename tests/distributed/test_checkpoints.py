@@ -64,7 +64,7 @@ def test_resume_takes_up_everything(tmp_path: Path) -> None:
     ours, theirs = model.policy.optimizer.state_dict()["state"], again.policy.optimizer.state_dict()["state"]
     assert ours.keys() == theirs.keys()
     assert all(th.equal(ours[key]["exp_avg"], theirs[key]["exp_avg"]) for key in ours)
-    for name in ("num_timesteps", "policy_version", "n_gradient_steps", "_drawn", "_taken", "remaining_timesteps"):
+    for name in ("num_timesteps", "policy_version", "n_gradient_steps", "_pace", "remaining_timesteps"):
         assert getattr(model, name) == getattr(again, name), name
     for name in ("observations", "actions", "log_probs", "policy_version", "draws"):
         assert (stored(model, name) == stored(again, name)).all(), name
@@ -353,7 +353,7 @@ def test_driver_killed_then_told_to_end(tmp_path: Path) -> None:
     assert f"resumed at {seen}\n" in said
     model = AsyncGIPO.resume(folder, "CartPole-v1")
     assert model.num_timesteps == _steps(folder) > seen
-    assert model._taken == model.num_timesteps  # transitions that arrived: none counted twice, none missing
+    assert model._pace.taken == model.num_timesteps  # transitions that arrived: none counted twice, none missing
     assert len(model.replay_buffer) == min(model.num_timesteps, 512)
     assert model.remaining_timesteps == 2_000_000 - model.num_timesteps
 

@@ -292,7 +292,7 @@ def test_environments_that_are_here() -> None:
 
 
 def drawn(model: AsyncGIPO) -> float:
-    return model._drawn / model._taken
+    return model._pace.drawn / model._pace.taken
 
 
 def test_a_run_ends_where_it_was_asked_to() -> None:
@@ -347,7 +347,7 @@ def test_what_is_kept_is_counted(error: type[BaseException]) -> None:
     model = serial(num_actors=2)
     with pytest.raises(error):
         model.learn(640, callback=Raises())
-    assert model.num_timesteps == model._taken == len(model.replay_buffer) == 64
+    assert model.num_timesteps == model._pace.taken == len(model.replay_buffer) == 64
 
 
 def test_environments_can_be_changed() -> None:

@@ -1,0 +1,47 @@
+"""How much is learnt from what is collected: when an update is due, and when collecting has to wait for one."""
+
+import dataclasses
+from typing import Literal
+
+ReplayRatio = float | Literal["max"] | None
+
+
+@dataclasses.dataclass
+class Pace:
+    """
+    :param ratio: transitions drawn for each one collected; ``None``: an update a rollout, ``"max"``: as fast as possible
+    :param drawn: transitions, since the ratio is what it is
+    :param taken: transitions that have arrived, since then
+    """
+
+    ratio: ReplayRatio
+    drawn: int = 0
+    taken: int = 0
+
+    def at(self, ratio: ReplayRatio) -> "Pace":
+        """
+        :param ratio: from now on
+        :return: the same; where the ratio is another one, one that counts from now on
+        """
+        return self if ratio == self.ratio else Pace(ratio)
+
+    def update_is_due(self, transitions: int, new: bool) -> bool:
+        """
+        :param transitions: that the next update draws
+        :param new: whether a rollout has arrived since the latest one
+        :return: whether it may be made
+        """
+        if self.ratio is None:
+            return new
+        return self.ratio == "max" or self.drawn + transitions <= self.ratio * self.taken
+
+    def takes_at_most(self, owed: bool, rollouts: int) -> int:
+        """
+        :param owed: whether an update is due
+        :param rollouts: that may be there
+        :return: how many of them to take
+        """
+        if self.ratio is None:
+            return 1
+        # The actors wait with what they have, else they would run away from the ratio.
+        return 0 if owed and self.ratio != "max" else rollouts
