@@ -2,7 +2,8 @@
 Train GIPO with actors in processes of their own, here or on a Ray cluster.
 
     python examples/distributed.py --actors 2
-    python examples/distributed.py --address auto --actors 64     # on a machine that `ray start` has made a node of a cluster
+    # on the machine with the GPU of a cluster whose other machines were started with `--resources='{"simulator": 32}'`
+    python examples/distributed.py --address auto --actors 64 --device cuda --place simulator
 
 See docs/distributed.md.
 """
@@ -21,6 +22,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30_000, help="environment steps, of all actors together")
     parser.add_argument("--actors", type=int, default=2, help="processes that collect")
     parser.add_argument("--address", default=None, help="of a Ray cluster: auto, host:port, ray://host:port (default: none)")
+    parser.add_argument("--place", default=None, metavar="NAME", help="resource of the machines for the actors (default: any)")
+    parser.add_argument("--device", default="cpu", help="of the learner")
     args = parser.parse_args()
     th.set_num_threads(1)  # a small network: the cores are for the actors
 
@@ -29,9 +32,10 @@ def main() -> None:
         args.env,
         num_actors=args.actors,
         ray_address=args.address,
+        actor_resources=None if args.place is None else {"num_cpus": 1, "resources": {args.place: 1}},
         rollout_length=256,
         normalize=True,
-        device="cpu",
+        device=args.device,
         verbose=1,
     )
     start = time.perf_counter()

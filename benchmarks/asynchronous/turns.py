@@ -95,7 +95,7 @@ def minibatches(found: dict[str, Any], name: str) -> str:
 
 
 def waits(found: dict[str, Any], name: str) -> str:
-    """:return: shares of the time that learner and actors waited, on the average of the iterations"""
+    """:return: shares of the time that learner and actors waited"""
     units = [unit for unit in found["units"][name] if "async/learner_wait" in unit]
     if not units:
         return ""

@@ -7,7 +7,6 @@ Each line in and out is a JSON object. First in: what to build (:func:`benchmark
 
 import json
 import os
-import statistics
 import sys
 import time
 import traceback
@@ -68,21 +67,22 @@ class Ours:
             def _on_rollout_start(self) -> None:
                 if self.start is None and self.num_timesteps >= lead + before:
                     self.start = time.perf_counter(), self.num_timesteps, self.model.n_gradient_steps
-                elif self.start is not None:  # of the iteration that is over
-                    for name in WAITS:
-                        if name in self.logger.name_to_value:
-                            waits.setdefault(name, []).append(float(self.logger.name_to_value[name]))
+                    if hasattr(self.model, "_accounts"):
+                        self.model._accounts.begin()
+                elif self.start is not None:  # since then: nothing is written meanwhile
+                    there = self.logger.name_to_value
+                    waits.update({name: float(there[name]) for name in WAITS if name in there})
 
         model, clock = self._model, Clock()
         before = model.num_timesteps
-        waits: dict[str, list[float]] = {}
+        waits: dict[str, float] = {}
         never = 10**9  # the log is looked at instead of written
         model.learn(lead + steps, callback=clock, log_interval=never, reset_num_timesteps=before == 0)
         assert clock.start is not None
         started, first, minibatches = clock.start
         found = {"seconds": time.perf_counter() - started, "steps": model.num_timesteps - first}
         found["minibatches"] = model.n_gradient_steps - minibatches
-        return found | {name: statistics.mean(values) for name, values in waits.items()}
+        return found | waits
 
     def close(self) -> None:
         if hasattr(self._model, "close"):

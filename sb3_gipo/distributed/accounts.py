@@ -1,5 +1,6 @@
 """Where the time of learner and actors goes, and one sentence that says what holds up the run."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,71 +28,101 @@ class BackendFacts(NamedTuple):
     object_store_mb: float = 0.0  # shared memory in use: rollouts on their way, weights
 
 
-class _Arrived(NamedTuple):
-    """Of a rollout, which itself is not kept here."""
+@dataclasses.dataclass
+class _Sums:
+    """Over a stretch of time."""
 
-    size: int
-    seconds: float
-    idle: float
-    gap_mean: float
-    gap_max: float
+    since: float
+    waited: float = 0.0  # seconds that the learner had nothing to do
+    idle: float = 0.0  # seconds that actors had nothing to do before what arrived
+    busy: float = 0.0  # and that it took them
+    updates: int = 0
+    steps: int = 0
+    gaps: float = 0.0  # of all steps together
+    largest_gap: float = 0.0
+
+    def learner_wait(self, now: float) -> float:
+        return self.waited / max(now - self.since, 1e-9)
+
+    def actor_wait(self) -> float:
+        return self.idle / max(self.idle + self.busy, 1e-9)
 
 
 class Accounts:
     """
-    Adds up from one report to the next.
+    Adds up since the log was written last, and, for what holds up the run, since the first rollout.
 
     :param clock: seconds, only forward
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._since = clock()
-        self._waited = 0.0
-        self._arrived: list[_Arrived] = []
-        self._updates = 0
+        self._clock, self._made = clock, clock()
+        self._period = _Sums(self._made)
+        self._whole: _Sums | None = None  # until something has arrived, processes are being started
+        self.reports = 0
 
     def waited(self, seconds: float) -> None:
         """
         :param seconds: that the learner had nothing to do
         """
-        self._waited += seconds
+        for sums in self._both():
+            sums.waited += seconds
 
     def arrived(self, collected: Collected, version: int) -> None:
         """
         :param collected: taken over now
         :param version: of the learner's policy
         """
+        now = self._clock()
+        if self._whole is None:
+            self._whole = _Sums(now)
         gaps = version - collected.rollout.policy_version
-        numbers = float(gaps.mean()), float(gaps.max())
-        self._arrived.append(_Arrived(collected.rollout.size, collected.seconds, collected.idle, *numbers))
+        idle = min(collected.idle, now - self._made)  # not the pause before this `learn`
+        for sums in self._both():
+            sums.idle += idle
+            sums.busy += collected.seconds
+            sums.steps += collected.rollout.size
+            sums.gaps += float(gaps.sum())
+            sums.largest_gap = max(sums.largest_gap, float(gaps.max()))
 
     def updated(self) -> None:
         """An update is over."""
-        self._updates += 1
+        for sums in self._both():
+            sums.updates += 1
 
     def report(self, facts: BackendFacts) -> dict[str, float]:
         """
-        Begin anew.
-
         :param facts: of the actors
-        :return: what is logged, by key
+        :return: what is logged, by key: since :meth:`begin`
         """
-        now = self._clock()
-        seconds = max(now - self._since, 1e-9)
+        self.reports += 1
+        now, sums = self._clock(), self._period
+        seconds = max(now - sums.since, 1e-9)
         found: dict[str, float] = {f"async/{name}": value for name, value in facts._asdict().items()}
-        found["time/wait"] = self._waited
-        found["async/learner_wait"] = self._waited / seconds
-        found["async/updates_per_second"] = self._updates / seconds
-        if self._arrived:
-            sizes = np.array([each.size for each in self._arrived])
-            found["async/steps_per_second"] = float(sizes.sum()) / seconds
-            idle = sum(each.idle for each in self._arrived)
-            found["async/actor_wait"] = idle / max(idle + sum(each.seconds for each in self._arrived), 1e-9)
-            found["lag/collected_mean"] = float(np.average([each.gap_mean for each in self._arrived], weights=sizes))
-            found["lag/collected_max"] = max(each.gap_max for each in self._arrived)
-        self._since, self._waited, self._arrived, self._updates = now, 0.0, [], 0
+        found["time/wait"] = sums.waited
+        found["async/learner_wait"] = sums.learner_wait(now)
+        found["async/updates_per_second"] = sums.updates / seconds
+        found["async/steps_per_second"] = sums.steps / seconds
+        if sums.steps:
+            found["async/actor_wait"] = sums.actor_wait()
+            found["lag/collected_mean"] = sums.gaps / sums.steps
+            found["lag/collected_max"] = sums.largest_gap
         return found
+
+    def begin(self) -> None:
+        """What was reported is written: from now on anew."""
+        self._period = _Sums(self._clock())
+
+    def waits(self) -> tuple[float, float]:
+        """
+        :return: shares of their time that the learner and the actors waited, since the first rollout arrived
+        """
+        if self._whole is None:
+            return 0.0, 0.0
+        return self._whole.learner_wait(self._clock()), self._whole.actor_wait()
+
+    def _both(self) -> list[_Sums]:
+        return [self._period] if self._whole is None else [self._period, self._whole]
 
 
 def stored_lag(replay: RolloutReplayBuffer) -> dict[str, float]:

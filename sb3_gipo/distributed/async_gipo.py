@@ -6,7 +6,6 @@ import time
 import warnings
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -114,6 +113,7 @@ class AsyncGIPO(GIPO):
         self._update_is_due = True
         self._goes_on_from: str | None = None  # folder of checkpoints that are this run's own
         self._signals = Signals()
+        self._accounts = Accounts(time.perf_counter)
         check_arguments(self)
         if kwargs.get("_init_setup_model", True):
             self._source()
@@ -180,7 +180,6 @@ class AsyncGIPO(GIPO):
         with may_be_reset(self.env):
             found = super()._setup_learn(*args, **kwargs)
         self._accounts = Accounts(time.perf_counter)
-        self._waits: list[tuple[float, float]] = []
         self._pace = self._pace.at(self.replay_ratio)
         wanted = made_of(self)
         if self._actors is not None and not (wanted == self._made_for and self._actors.goes_on()):
@@ -227,9 +226,12 @@ class AsyncGIPO(GIPO):
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
                 self._signals.end_if_received()  # during the very last update
             except BaseException:  # Ctrl-C too
-                if self._whole:
-                    self._write_checkpoint()
-                self.close()
+                try:
+                    if self._whole:
+                        self._write_checkpoint()
+                finally:
+                    self.close()
+                self._signals.end_if_received()  # whatever else went wrong meanwhile, or because of it
                 raise
             finally:
                 self._signals.stop()
@@ -278,9 +280,17 @@ class AsyncGIPO(GIPO):
         found = self._accounts.report(facts) | stored_lag(self.replay_buffer)
         for key, value in found.items():
             self.logger.record(key, value)
-        self._waits.append((found["async/learner_wait"], found.get("async/actor_wait", 0.0)))
-        if len(self._waits) == SETTLED and self.verbose >= 1 and self.backend != "serial":
-            print(bottleneck(*np.mean(self._waits, axis=0)))
+        if self._accounts.reports == SETTLED and self.verbose >= 1 and self.backend != "serial":
+            print(bottleneck(*self._accounts.waits()))
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """
+        Write log; what is logged of actors and waiting is since the time before.
+
+        :param iteration: Current logging iteration
+        """
+        super().dump_logs(iteration)
+        self._accounts.begin()
 
     def _publish(self, actors: Backend, at_once: bool = False) -> None:
         every = 1 if at_once else self.publish_every
@@ -353,7 +363,8 @@ class AsyncGIPO(GIPO):
         return self._signals.received is not None
 
     def _write_checkpoint(self) -> None:
-        if self.checkpoint_path is None:
+        nothing_yet = self.num_timesteps == 0 and self.policy_version == 0
+        if self.checkpoint_path is None or nothing_yet:  # which would only stand in the way of the next try
             return
         self._latest_checkpoint = time.monotonic()
         if Checkpoints(self.checkpoint_path).try_to_write(self):
@@ -388,7 +399,7 @@ class AsyncGIPO(GIPO):
     # ---------------------------------------------------------------- save, load
 
     def _excluded_save_params(self) -> list[str]:
-        running = ["_actors", "_accounts", "_lag_watch", "_waits", "_signals", "_latest_checkpoint", "_made_for"]
+        running = ["_actors", "_accounts", "_lag_watch", "_signals", "_latest_checkpoint", "_made_for"]
         running.append("_goes_on_from")  # another model that was saved on the way must not replace the checkpoints
         return [*super()._excluded_save_params(), *running, "_env_source"]
 

@@ -19,7 +19,7 @@ class Backend(Protocol):
     def drain(self, wait: bool, at_most: int) -> list[Collected]:
         """
         :param wait: for a rollout where none is finished, but for no longer than a moment, so that its caller stays awake
-        :param at_most: how many to take, 1 or more; the others stay for the next time
+        :param at_most: how many to take; the others stay for the next time
         :return: the finished rollouts, in the order in which they were finished
         """
 

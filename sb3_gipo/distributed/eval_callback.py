@@ -1,5 +1,6 @@
 """SB3's ``EvalCallback`` for actors: the evaluation is somebody else's work, and training goes on meanwhile."""
 
+import json
 import time
 import warnings
 import zipfile
@@ -17,6 +18,7 @@ from sb3_gipo.distributed import published
 from sb3_gipo.distributed.environments import make_evaluation_envs, portable, seed_of
 from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, EvaluationSource
 from sb3_gipo.distributed.published import Published
+from sb3_gipo.pages import write_json
 from sb3_gipo.rollouts.normalization import Normalizer
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from sb3_gipo.distributed.async_gipo import AsyncGIPO
 
 FILE = "evaluations.npz"  # as SB3 names it
-MODEL = "best_model"
+MODEL, BEST = "best_model", "best_model.json"
 WAIT_SECONDS = 0.5
 PLACE_SECONDS = 30.0  # to wait for a place at the end
 EVALUATION = 1_000_003  # in place of the number of an actor, for a seed of its own
@@ -46,7 +48,8 @@ class AsyncEvalCallback(EventCallback):
     :param eval_freq: calls of the callback between two evaluations: with SB3's meaning, steps of each environment of an actor,
         so ``eval_freq * envs_per_actor`` steps of all actors together
     :param log_path: folder for ``evaluations.npz``; a run that goes on adds to what is there
-    :param best_model_save_path: folder for ``best_model.zip``: the policy and the normaliser as they were evaluated
+    :param best_model_save_path: folder for ``best_model.zip``: the policy and the normaliser as they were evaluated; and
+        ``best_model.json``: what they were worth, at which step and version. A run that goes on replaces only worse ones
     :param deterministic: whether the most likely action is taken
     :param verbose: 1: say what comes out
     :param n_eval_envs: environments at a time
@@ -132,8 +135,11 @@ class AsyncEvalCallback(EventCallback):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self._goes_on, self._in_a_row, self._submitted = True, 0, None  # whatever became of an earlier `learn`
-        if self.num_timesteps > 0 and not self.evaluations and self.log_path is not None:
-            self._remember(self.log_path / FILE)
+        if self.num_timesteps > 0 and not self.evaluations:
+            if self.log_path is not None:
+                self._remember(self.log_path / FILE)
+            if self.best_model_save_path is not None:
+                self._remember_best(self.best_model_save_path / BEST)
         self._source = self.model.start_evaluator(self)
 
     def _on_rollout_start(self) -> None:
@@ -224,6 +230,8 @@ class AsyncEvalCallback(EventCallback):
             if self.best_model_save_path is not None:
                 with published.lent(self.model.policy, Normalizer(self.model.env), weights):
                     self.model.save(self.best_model_save_path / MODEL)
+                what = {"mean_reward": mean, "timesteps": found.step, "policy_version": found.version}
+                write_json(self.best_model_save_path / BEST, what)
             if self.callback_on_new_best is not None:
                 self._goes_on = bool(self.callback_on_new_best.on_step()) and self._goes_on
         if self.callback is not None:
@@ -285,3 +293,16 @@ class AsyncEvalCallback(EventCallback):
                 f"add, have {len(self.evaluations[-1].returns)} episodes each. Give that number, or another `log_path`."
             )
         self.best_mean_reward = max((float(np.mean(each.returns)) for each in self.evaluations), default=-np.inf)
+
+    def _remember_best(self, path: Path) -> None:
+        """A better one that is there is not replaced, also where no other file tells of it."""
+        if not path.exists():
+            return
+        try:
+            best = float(json.loads(path.read_text(encoding="utf-8"))["mean_reward"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{str(path)!r} does not tell what the best model there is worth ({error!r}). Remove it, and the next "
+                "evaluation counts as the best, or give another `best_model_save_path`."
+            ) from error
+        self.best_mean_reward = max(self.best_mean_reward, best)

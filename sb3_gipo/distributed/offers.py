@@ -9,9 +9,9 @@ ABOUT_TO_BEGIN = 0.9
 class Offers:
     """
     An actor that takes a policy before its next rollout is offered what is there when one of its rollouts arrives, and
-    everything that is published when it has been at work for most of the time that its latest rollout took. With many actors
-    that is a fraction of what is published, and what it begins with is no older; where rollouts take very unequal time, one
-    rollout older at most. Times are seconds of any clock that only goes forward.
+    everything that is published when it has been at work for most of the time that its latest rollout took; one that is idle
+    begins with what is published then. With many actors that is a fraction of what is published, and what it begins with is no
+    older; where rollouts take very unequal time, one rollout older at most. Times are seconds of any clock that goes forward.
 
     :param num_actors: how many there are
     :param pull: when they take what they are offered; before the next ``"step"``: they are offered everything

@@ -97,8 +97,8 @@ class RayBackend:
         """
         self._keep_busy()
         found = self._take_finished(at_most, POLL_SECONDS if wait else 0.0)
+        self._look_for_places()  # first: who had none until now does not hang, however long we were away
         self._end_those_that_hang()
-        self._look_for_places()
         return found
 
     def evaluator(self, plan: EvaluationPlan) -> RayEvaluator:
@@ -165,7 +165,12 @@ class RayBackend:
             if not running.rollouts:
                 self._supervisor.waits(index, now)  # until now, for us, however long an update took
             while len(running.rollouts) < self._ahead:
-                running.rollouts.append(running.handle.collect.remote())
+                running.rollouts.append(running.handle.collect.remote(self._for_one_that_is_idle(index, running)))
+
+    def _for_one_that_is_idle(self, index: int, running: _Running) -> Any:
+        """:return: what is published, where it begins now and has something older; else what it is offered will be newer"""
+        is_idle = running.placing is None and not (running.rollouts and not is_there(running.rollouts[-1]))
+        return self._weights if is_idle and self._offers.take_note(index, self._version) else None
 
     def _take_finished(self, at_most: int, seconds: float) -> list[Collected]:
         in_turn = [(index, self._running[index]) for index in self._turns]
@@ -206,11 +211,11 @@ class RayBackend:
         for index, running in enumerate(self._running):
             if running is None or running.placing is None:
                 continue
+            self._supervisor.waits(index, now)
             if is_there(running.placing):
                 running.placing = None
                 self._offer(index)  # what was published meanwhile
             else:
-                self._supervisor.waits(index, now)
                 waiting += 1
         self._places.look(waiting, now, resources_of_nodes)
 

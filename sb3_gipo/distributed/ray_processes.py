@@ -56,8 +56,9 @@ class RemoteActor:
         return self._failure is None
 
     @ray.method(concurrency_group=COLLECT)
-    def collect(self) -> Collected | None:
+    def collect(self, weights: Published | None = None) -> Collected | None:
         """
+        :param weights: to begin with; ``None``: those it was offered
         :return: the next rollout; ``None`` where one before it was an error: what was asked for already is not done by
             environments that are broken
         """
@@ -66,6 +67,8 @@ class RemoteActor:
         try:
             if self._failure is not None:
                 raise self._failure
+            if weights is not None and weights.version > self._weights.version:
+                self._take_note(weights)
             return self._made().collect()
         except Exception:
             self._is_broken = True
@@ -76,10 +79,7 @@ class RemoteActor:
         """
         :param weights: to act with from the next rollout or step on
         """
-        with self._lock:
-            self._weights = weights
-            if self._actor is not None:
-                self._actor.offer(weights)
+        self._take_note(weights)
 
     @ray.method(concurrency_group=OFFER)
     def silent(self) -> float:
@@ -90,6 +90,12 @@ class RemoteActor:
     def live(self) -> None:
         """As long as the process does."""
         threading.Event().wait()
+
+    def _take_note(self, weights: Published) -> None:
+        with self._lock:
+            self._weights = weights
+            if self._actor is not None:
+                self._actor.offer(weights)
 
     def _made(self) -> Actor:
         if self._actor is None:

@@ -35,6 +35,7 @@ def test_one_report() -> None:
     accounts = Accounts(lambda: time[0])
     accounts.waited(1.5)
     accounts.waited(0.5)
+    time[0] = 105.0
     accounts.arrived(collected([3, 4], seconds=3.0, idle=1.0), version=5)
     accounts.arrived(collected([5, 5, 6, 6], seconds=4.0, idle=0.0), version=8)
     for _ in range(3):
@@ -60,10 +61,39 @@ def test_one_report() -> None:
             "lag/collected_max": 3,
         }
     )
+    accounts.begin()
     time[0] = 111.0
     again = accounts.report(BackendFacts(alive=2, queue=0))
-    assert again["async/learner_wait"] == again["async/updates_per_second"] == 0
+    assert again["async/learner_wait"] == again["async/updates_per_second"] == again["async/steps_per_second"] == 0
     assert "lag/collected_mean" not in again  # nothing arrived
+
+
+def test_reports_of_unequal_length() -> None:
+    """
+    Until the log is written they add up. Four actors in step: one iteration waits for 0.9 s, three find what they need, each
+    takes 10 ms: the learner waits nearly all of the time, not a quarter of it. What went before the first rollout counts for
+    the log only, and what went before this `learn` not at all.
+    """
+    time = [0.0]
+    accounts = Accounts(lambda: time[0])
+    facts = BackendFacts(alive=4, queue=0)
+    time[0] = 60.0
+    accounts.waited(60.0)  # processes were started
+    for _ in range(5):
+        for iteration in range(4):
+            seconds = 0.0 if iteration else 0.9
+            time[0] += seconds
+            accounts.waited(seconds)
+            accounts.arrived(collected([1], seconds=0.1, idle=600.0 if time[0] < 61 else 0.3), version=1)
+            time[0] += 0.01
+            accounts.updated()
+            said = accounts.report(facts)
+    assert said["async/steps_per_second"] == pytest.approx(20 / (60 + 4.7))
+    assert said["async/learner_wait"] == pytest.approx((60 + 4.5) / (60 + 4.7))
+    learner, actors = accounts.waits()
+    assert learner == pytest.approx(3.6 / 3.8, abs=1e-6)  # without the first wait, at whose end the first rollout arrived
+    idle = 4 * 60.905 + 16 * 0.3  # the actors had nothing to do for longer than this `learn` has lasted
+    assert actors == pytest.approx(idle / (idle + 20 * 0.1), rel=1e-3)
 
 
 def test_what_is_going_to_happen() -> None:

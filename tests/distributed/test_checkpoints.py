@@ -267,6 +267,57 @@ def test_signals_in_this_process(
     assert (again.num_timesteps, again.policy_version) == (96, 3)
 
 
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_heard_whatever_else_goes_wrong(tmp_path: Path, kind: signal.Signals) -> None:
+    """An error after it, or because of it: who waits for the exit code of SIGTERM is told, with the error as its cause."""
+
+    class Breaks(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 70:
+                os.kill(os.getpid(), kind)
+                raise ValueError("as told")
+            return True
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as ended:
+        serial(checkpoint_path=tmp_path).learn(640, callback=Breaks())
+    assert isinstance(ended.value, SystemExit) == (kind == signal.SIGTERM)
+    assert "as told" in str(ended.value.__context__)
+    assert _steps(tmp_path) == 96
+
+
+def test_actors_end_where_the_last_checkpoint_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a second Ctrl-C, say."""
+    model = serial(checkpoint_path=tmp_path)
+    model.learn(64)
+    monkeypatch.setattr(Checkpoints, "write", lambda *_: _fail(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(640, callback=Raises(70, ValueError), reset_num_timesteps=False)
+    assert model._actors is None
+
+
+def test_nothing_is_no_checkpoint(tmp_path: Path) -> None:
+    """A run that never had a rollout does not stand in the way of the next try."""
+    model = serial(checkpoint_path=tmp_path, checkpoint_seconds=1e-6)
+    with pytest.raises(RuntimeError, match="as told"):
+        model.learn(640, callback=StopsAtTheStart())
+    assert Checkpoints(tmp_path).newest() is None
+    serial(checkpoint_path=tmp_path).learn(64)
+
+
+class StopsAtTheStart(BaseCallback):
+    """Before anything has arrived."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        raise RuntimeError("as told")
+
+
+def _fail(error: type[BaseException]) -> None:
+    raise error
+
+
 def test_without_checkpoints_ctrl_c_is_as_ever() -> None:
     """Nothing is to be left: it ends the update under way."""
 

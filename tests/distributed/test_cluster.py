@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_gipo.distributed import AsyncEvalCallback, AsyncGIPO, backends, eval_callback, placement
 from sb3_gipo.distributed.faults import ActorsFailedError
@@ -121,6 +122,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 OTHER = """
 import sys
 from pathlib import Path
+from stable_baselines3.common.callbacks import BaseCallback
+
 from sb3_gipo.distributed import AsyncGIPO
 from tests.distributed.test_cluster import SMALL, Noted
 
@@ -185,12 +188,34 @@ def test_a_node_is_lost(cluster: Cluster, tmp_path: Path, other_driver: tuple[su
     wait(lambda: not actors(theirs), 10)
 
 
+def test_who_waits_for_a_place_does_not_hang(cluster: Cluster, tmp_path: Path) -> None:
+    """However long the learner was away meanwhile."""
+    add(cluster, "narrow", arm=1)
+    settings = {"ray_address": cluster.address, "actor_resources": {"resources": {"arm": 1}}, "hang_seconds": 1.0, **SMALL}
+
+    class Away(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            if self.num_timesteps == 16:
+                time.sleep(backends.MAKING_TAKES + 1)
+
+    model = AsyncGIPO("MlpPolicy", lambda: Noted(tmp_path), num_actors=2, **settings)
+    with pytest.warns(PlacementWarning):
+        model.learn(64, callback=Away())
+    facts = model._actors.facts()
+    assert (facts.alive, facts.hung, facts.restarts) == (1, 0, 0)
+    model.close()
+
+
 def test_an_evaluator_without_a_place(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is told of, and not waited for at the end; training goes on."""
     monkeypatch.setattr(placement, "SAID_AFTER", 1.0)
     monkeypatch.setattr(eval_callback, "PLACE_SECONDS", 4.0)
     add(cluster, "small", robot=1)
-    settings = {"ray_address": cluster.address, "actor_resources": {"resources": {"robot": 1}}, **SMALL}
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)  # of the cluster that a machine is a node of
+    settings = {"ray_address": "auto", "actor_resources": {"resources": {"robot": 1}}, **SMALL}
     model = AsyncGIPO("MlpPolicy", lambda: Noted(tmp_path), num_actors=1, **settings)
     callback = AsyncEvalCallback(lambda: Noted(tmp_path), eval_freq=16, verbose=0)
     with (

@@ -1,5 +1,6 @@
 """Evaluations of actors' runs: the numbers of the policy that was evaluated, its step and version, its file; and failures."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,22 @@ def test_a_run_that_goes_on_adds_to_the_file(tmp_path: Path) -> None:
     with np.load(tmp_path / "evaluations.npz") as file:
         assert file["timesteps"].tolist() == [160, 320, 480]
         assert callback.best_mean_reward == file["results"].mean(axis=1).max()
+
+
+def test_a_better_model_is_not_replaced(tmp_path: Path) -> None:
+    """Also where no file of evaluations tells of it: beside the model is written what it is worth."""
+    files = {"best_model_save_path": str(tmp_path), "verbose": 0}
+    model = serial().learn(320, callback=AsyncEvalCallback("CartPole-v1", eval_freq=160, **files))
+    told = json.loads((tmp_path / "best_model.json").read_text())
+    assert told.keys() == {"mean_reward", "timesteps", "policy_version"}
+    (tmp_path / "best_model.json").write_text(json.dumps({**told, "mean_reward": 501.0}))  # more than there is
+    before = (tmp_path / "best_model.zip").read_bytes()
+    callback = AsyncEvalCallback("CartPole-v1", eval_freq=160, **files)
+    model.learn(160, callback=callback, reset_num_timesteps=False)
+    assert (callback.best_mean_reward, (tmp_path / "best_model.zip").read_bytes()) == (501.0, before)
+    (tmp_path / "best_model.json").write_text("[]")
+    with pytest.raises(ValueError, match="does not tell what the best model there is worth"):
+        model.learn(160, callback=AsyncEvalCallback("CartPole-v1", eval_freq=160, **files), reset_num_timesteps=False)
 
 
 def test_another_number_of_episodes_does_not_go_on(tmp_path: Path) -> None:

@@ -99,11 +99,13 @@ def test_two_actors_fill_one_replay(tmp_path: Path) -> None:
 
 
 def test_an_actor_that_may_not_work_ahead() -> None:
-    """Has nothing to do until it is asked again."""
-    model = AsyncGIPO("MlpPolicy", "CartPole-v1", num_actors=1, max_queue=1, **SMALL)
+    """Has nothing to do until it is asked again, and begins then with what was learnt from its latest rollout."""
+    model = AsyncGIPO("MlpPolicy", partial(SleepingEnv, 0.01), num_actors=1, max_queue=1, **SMALL)
     model.learn(160)
     model.close()
     assert model.num_timesteps == 160
+    versions = model.replay_buffer.gather("policy_version", np.arange(160))
+    assert (versions == np.repeat(np.arange(10), 16)).all()
 
 
 def test_an_update_that_takes_long_is_no_silence_of_the_actors() -> None:
