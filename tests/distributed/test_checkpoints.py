@@ -380,20 +380,26 @@ model.learn(left, reset_num_timesteps=False)
 
 @pytest.mark.slow
 def test_driver_killed_then_told_to_end(tmp_path: Path) -> None:
-    """SIGKILL: the next one goes on from the latest checkpoint. SIGTERM: it leaves a checkpoint of its last step, and ends."""
+    """
+    SIGKILL: the next one goes on from the latest checkpoint. SIGTERM, to it and to all of Ray's processes as schedulers send it:
+    it leaves a checkpoint of its last step, and ends.
+    """
     pytest.importorskip("ray")
     folder = tmp_path / "checkpoints"
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     command = [sys.executable, "-c", SCRIPT, str(folder), "2000000"]
 
     def run_until_it_has(steps: int, end: signal.Signals) -> tuple[int, str]:
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as driver:
             deadline = time.monotonic() + 90
             while _steps(folder) <= steps:
                 assert driver.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            driver.send_signal(end)
+            if end == signal.SIGTERM:
+                os.killpg(driver.pid, end)
+            else:
+                driver.send_signal(end)
             said = driver.communicate(timeout=60)[0]
         return driver.returncode, said
 
