@@ -381,8 +381,8 @@ model.learn(left, reset_num_timesteps=False)
 @pytest.mark.slow
 def test_driver_killed_then_told_to_end(tmp_path: Path) -> None:
     """
-    SIGKILL: the next one goes on from the latest checkpoint. SIGTERM, to it and to all of Ray's processes as schedulers send it:
-    it leaves a checkpoint of its last step, and ends.
+    SIGKILL: the next one goes on from the latest checkpoint. SIGTERM, to it and to Ray's processes, as schedulers send it: it
+    leaves a checkpoint of its last step, and ends.
     """
     pytest.importorskip("ray")
     folder = tmp_path / "checkpoints"
@@ -390,7 +390,8 @@ def test_driver_killed_then_told_to_end(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(folder), "2000000"]
 
     def run_until_it_has(steps: int, end: signal.Signals) -> tuple[int, str]:
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as driver:
+        alone = {"env": environment, "start_new_session": True}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **alone) as driver:
             deadline = time.monotonic() + 90
             while _steps(folder) <= steps:
                 assert driver.poll() is None
