@@ -148,11 +148,15 @@ def describe(model: "AsyncGIPO") -> str:
         update = "as fast as possible"
     else:
         update = f"whenever {model.replay_ratio} transitions may be drawn for each one collected"
-    size = model.n_steps * model.envs_per_actor
+    every = "every update" if model.publish_every == 1 else f"every {model.publish_every} updates"
     return (
-        f"Actors: {model.num_actors}, {where}, with {model.envs_per_actor} environments each; rollouts of {size} steps, an "
-        f"update {update}, a policy published every {model.publish_every} updates."
+        f"{_number(model.num_actors, 'actor')} {where}, {_number(model.envs_per_actor, 'environment')} each; rollouts of "
+        f"{_number(model.n_steps, 'step')} of each environment, an update {update}, a policy published after {every}."
     )
+
+
+def _number(number: int, of: str) -> str:
+    return f"{number} {of}" if number == 1 else f"{number} {of}s"
 
 
 def bottleneck(learner_wait: float, actor_wait: float) -> str:

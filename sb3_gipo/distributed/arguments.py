@@ -1,5 +1,7 @@
 """Checks of AsyncGIPO's arguments: what was given, what is allowed, what to do."""
 
+import difflib
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +78,30 @@ def check_with_gipos(model: "AsyncGIPO") -> None:
             f"`max_policy_lag` is {model.max_policy_lag} and `lag` {model.lag}: everything would be too old when it arrives."
             " Raise one or lower the other."
         )
+
+
+def check_all(model: "AsyncGIPO") -> None:
+    """
+    :param model: with all of its arguments
+    :raises ValueError: for one that will not do
+    """
+    check_arguments(model)
+    check_with_gipos(model)
+
+
+def refuse_unknown(algorithm: type, given: Mapping[str, Any]) -> None:
+    """
+    :param algorithm: a class of algorithms
+    :param given: arguments for it, by name
+    :raises TypeError: for one that no constructor of it has
+    """
+    constructors = [vars(each)["__init__"] for each in algorithm.__mro__ if "__init__" in vars(each) and each is not object]
+    known = {name for each in constructors for name in inspect.signature(each).parameters}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; is `{near[0]}` meant?" if near else "."
+            raise TypeError(f"`{name}` is no argument of {algorithm.__name__}{hint}")
 
 
 def rollout_steps(rollout_length: object, further: Mapping[str, Any]) -> object:

@@ -13,10 +13,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_gipo.distributed import backends, moments, published
+from sb3_gipo.distributed import arguments, backends, moments, published
 from sb3_gipo.distributed.accounts import Accounts, BackendFacts, bottleneck, describe, stored_lag
 from sb3_gipo.distributed.actor import ActorPlan, Collected, Pull
-from sb3_gipo.distributed.arguments import ACTING, as_arguments, check_arguments, check_with_gipos, made_of, rollout_steps
 from sb3_gipo.distributed.backend import Backend
 from sb3_gipo.distributed.checkpoints import AtTheEnd, Checkpoints, claimed, model_in, replay_in
 from sb3_gipo.distributed.environments import EnvSource, actor_envs, may_be_reset, settings_of, stand_in
@@ -101,7 +100,7 @@ class AsyncGIPO(GIPO):
         self.hang_seconds, self.max_failures = hang_seconds, max_failures
         self.checkpoint_path = None if checkpoint_path is None else str(checkpoint_path)
         self.checkpoint_seconds = checkpoint_seconds
-        self.normalize = as_arguments(normalize)
+        self.normalize = arguments.as_arguments(normalize)
         self.env_kwargs = env_kwargs
         self._env_source = env
         self._actors: Backend | None = None
@@ -114,13 +113,13 @@ class AsyncGIPO(GIPO):
         self._goes_on_from: str | None = None  # folder of checkpoints that are this run's own
         self._signals = Signals()
         self._accounts = Accounts(time.perf_counter)
-        check_arguments(self)
-        if kwargs.get("_init_setup_model", True):
+        arguments.check_arguments(self)
+        if kwargs.get("_init_setup_model", True):  # not by `load`
             self._source()
         if rollout_length is not None:
-            kwargs["n_steps"] = rollout_steps(rollout_length, kwargs)
+            kwargs["n_steps"] = arguments.rollout_steps(rollout_length, kwargs)
         super().__init__(policy, None if env is None else self._stand_in(env), *args, **kwargs)  # type: ignore[arg-type]
-        check_with_gipos(self)
+        arguments.check_with_gipos(self)
 
     def _setup_model(self) -> None:
         self.n_envs = self.envs_per_actor  # not that of the run, or of the other algorithm, whose file is loaded
@@ -136,7 +135,7 @@ class AsyncGIPO(GIPO):
     def _acting(self, n_envs: int, n_steps: int) -> dict[str, Any]:
         """Arguments of a model that acts. It keeps nothing, but that there is a replay decides what is recorded."""
         sizes = {"n_steps": n_steps, "batch_size": n_steps * n_envs, "replay_capacity": n_steps * n_envs}
-        return {name: getattr(self, name) for name in ACTING} | sizes
+        return {name: getattr(self, name) for name in arguments.ACTING} | sizes
 
     @property
     def _running(self) -> Backend:
@@ -174,24 +173,23 @@ class AsyncGIPO(GIPO):
         if self.checkpoint_path is not None and self.checkpoint_path != self._goes_on_from:
             Checkpoints(self.checkpoint_path).refuse_others()
         self._source()
-        check_arguments(self)  # once more: they may have been changed
-        check_with_gipos(self)
+        arguments.check_all(self)  # once more: they may have been changed
         assert self.env is not None
         with may_be_reset(self.env):
             found = super()._setup_learn(*args, **kwargs)
         self._accounts = Accounts(time.perf_counter)
         self._pace = self._pace.at(self.replay_ratio)
-        wanted = made_of(self)
+        wanted = arguments.made_of(self)
         if self._actors is not None and not (wanted == self._made_for and self._actors.goes_on()):
             self.close()
         self._lag_watch = LagWatch(self.max_queue + LAG_STRETCH)
         self._latest_checkpoint = time.monotonic()
         if self._actors is None:
+            if self.verbose >= 1:
+                print(describe(self))
             self._actors = backends.make(self)
             self._lives += 1
             self._made_for = wanted
-            if self.verbose >= 1:
-                print(describe(self))
         if self.checkpoint_path is not None:
             self._signals.listen()  # only now: Ray has a handler of its own, which ends everything at once
         self._whole = True
@@ -225,13 +223,16 @@ class AsyncGIPO(GIPO):
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
                 self._signals.end_if_received()  # during the very last update
-            except BaseException:  # Ctrl-C too
+            except BaseException as error:  # Ctrl-C too
                 try:
                     if self._whole:
                         self._write_checkpoint()
                 finally:
                     self.close()
-                self._signals.end_if_received()  # whatever else went wrong meanwhile, or because of it
+                if self.terminated and self.checkpoint_path is not None:
+                    print(Checkpoints(self.checkpoint_path).say())
+                if isinstance(error, Exception):
+                    self._signals.end_if_received()  # whatever else went wrong meanwhile, or because of it
                 raise
             finally:
                 self._signals.stop()
@@ -386,10 +387,12 @@ class AsyncGIPO(GIPO):
         :param checkpoint_path: as in the constructor; the run goes on to leave its checkpoints there
         :param env: as in the constructor
         :param device: Device on which the code should run.
-        :param kwargs: arguments to change, such as ``num_actors``
+        :param kwargs: arguments of the constructor to change, such as ``num_actors``; all others are those of the run
         :return: the model with its replay
         :raises FileNotFoundError: where there is no checkpoint
+        :raises TypeError: for an argument that the constructor has not
         """
+        arguments.refuse_unknown(cls, kwargs)
         newest = Checkpoints(checkpoint_path).to_resume()
         folder = str(checkpoint_path)
         model = cls.load(model_in(newest), env, device, checkpoint_path=folder, _goes_on_from=folder, **kwargs)
@@ -427,14 +430,13 @@ class AsyncGIPO(GIPO):
         :return: new model instance with loaded parameters
         """
         if "normalize" in kwargs:
-            kwargs["normalize"] = as_arguments(kwargs["normalize"])
+            kwargs["normalize"] = arguments.as_arguments(kwargs["normalize"])
         if "rollout_length" in kwargs:
-            kwargs["n_steps"] = rollout_steps(kwargs.pop("rollout_length"), kwargs)
+            kwargs["n_steps"] = arguments.rollout_steps(kwargs.pop("rollout_length"), kwargs)
         if isinstance(env, VecEnv):
             kwargs["envs_per_actor"] = env.num_envs
         model = super().load(path, None, device, custom_objects, print_system_info, force_reset, **kwargs)
-        check_arguments(model)
-        check_with_gipos(model)
+        arguments.check_all(model)
         model._published_version = -1
         if env is not None:
             model.set_env(env)

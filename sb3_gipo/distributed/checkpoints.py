@@ -68,6 +68,15 @@ class Checkpoints:
             )
         return there
 
+    def say(self) -> str:
+        """
+        :return: where a run that has ended goes on
+        """
+        there = self.newest()
+        if there is None:
+            return "No checkpoint: nothing had arrived yet."
+        return f"Checkpoint: {there}. `AsyncGIPO.resume({str(self.folder)!r}, env)` goes on from it."
+
     def refuse_others(self) -> None:
         """
         For a run that begins.

@@ -177,6 +177,11 @@ class AsyncEvalCallback(EventCallback):
         assert self._source is not None
         if self._submitted is not None:
             self.skipped += 1
+            if self.skipped == 1 and self.verbose >= 1:
+                print(
+                    f"The evaluation at {self.num_timesteps} steps is left out: the one before is still under way. Further "
+                    "ones are only counted (`eval/skipped`); with a greater `eval_freq` or `n_eval_envs` there are fewer."
+                )
             return
         weights = published.publish(self.model.policy, self.model.policy_version, Normalizer(self.model.env))
         self._submitted = weights, time.monotonic()

@@ -174,8 +174,9 @@ class Supervisor:
             self.first_failure = why
         if record.in_a_row >= self._patience and self._given_up is None:
             self._given_up = ActorsFailedError(
-                f"Actor {actor} failed {record.in_a_row} times in a row without finishing a rollout. What had arrived is in "
-                "the replay, and the model is as it was after its latest update.\nThe first failure of the run:\n"
+                f"Actor {actor} failed {record.in_a_row} times in a row without finishing a rollout. (Where an environment "
+                "fails every so often, a shorter `rollout_length` gets through.) What had arrived is in the replay, and the "
+                "model is as it was after its latest update.\nThe first failure of the run:\n"
                 f"{self.first_failure}"
             )
         record.begin_at = now + min(self._back_off * 2 ** (record.in_a_row - 1), self._longest)

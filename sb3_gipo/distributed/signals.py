@@ -6,9 +6,7 @@ import sys
 from typing import Any
 
 TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
-_INTERRUPTED = (
-    "\nCtrl-C: ends with a checkpoint as soon as this update is done. Once more: at once, without what it has done.\n"
-)
+_INTERRUPTED = "\nCtrl-C: ends as soon as what is under way is done, and leaves a checkpoint. Once more: at once.\n"
 
 
 class Signals:

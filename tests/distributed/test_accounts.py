@@ -103,9 +103,10 @@ def test_what_is_going_to_happen() -> None:
         return describe(AsyncGIPO("MlpPolicy", "CartPole-v1", **kwargs))
 
     many = said(num_actors=4, envs_per_actor=2, rollout_length=128, publish_every=3, replay_ratio=2.5)
-    assert "4, in processes of Ray, with 2 environments each; rollouts of 256 steps" in many
+    assert "4 actors in processes of Ray, 2 environments each; rollouts of 128 steps of each environment" in many
     assert "whenever 2.5 transitions" in many
-    assert "every 3 updates" in many
+    assert "after every 3 updates" in many
+    assert "1 environment each" in said()
     assert "as fast as possible" in said(replay_ratio="max")
     assert "serial" in said(backend="serial")
 

@@ -261,7 +261,10 @@ def test_signals_in_this_process(
     if kind == signal.SIGTERM:
         assert ended.value.code == 143
     else:
-        assert "Once more: at once" in capfd.readouterr().err
+        said = capfd.readouterr()
+        assert "Once more: at once" in said.err
+        assert f"Checkpoint: {tmp_path / 'steps_96_version_3'}" in said.out
+        assert ended.value.__context__ is None  # one traceback
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     again = AsyncGIPO.resume(tmp_path, "CartPole-v1")
     assert (again.num_timesteps, again.policy_version) == (96, 3)
@@ -283,6 +286,14 @@ def test_a_signal_is_heard_whatever_else_goes_wrong(tmp_path: Path, kind: signal
     assert isinstance(ended.value, SystemExit) == (kind == signal.SIGTERM)
     assert "as told" in str(ended.value.__context__)
     assert _steps(tmp_path) == 96
+
+
+def test_resume_refuses_what_is_no_argument(tmp_path: Path) -> None:
+    """As the constructor does."""
+    serial(checkpoint_path=tmp_path).learn(64)
+    with pytest.raises(TypeError, match="`num_actor` is no argument of AsyncGIPO; is `num_actors` meant"):
+        AsyncGIPO.resume(tmp_path, "CartPole-v1", num_actor=8)
+    assert AsyncGIPO.resume(tmp_path, "CartPole-v1", num_actors=1, learning_rate=1e-3).num_actors == 1
 
 
 def test_actors_end_where_the_last_checkpoint_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
