@@ -107,7 +107,6 @@ class RayBackend:
         :return: who evaluates policies, in a process of its own; ends with the actors
         """
         evaluator = RayEvaluator(self._make(RemoteEvaluator), plan, self._asked)
-        evaluator.open()  # so that it is there when the first policy is to be evaluated
         self._evaluators[:] = [*(each for each in self._evaluators if each.is_open), evaluator]
         return evaluator
 

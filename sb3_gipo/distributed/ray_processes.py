@@ -187,19 +187,15 @@ class RayEvaluator:
         """Whether it has a process, or has asked for one."""
         return self._handle is not None
 
-    def open(self) -> None:
-        """Begin its process, which takes some seconds."""
-        self._handle = self._remote.remote(self._plan)
-        self._placing = self._handle.placed.remote()
-        self._places = Places(self._asked, 1, math.inf, time.monotonic(), "evaluators")
-
     def submit(self, weights: Published, step: int) -> None:
         """
         :param weights: to be evaluated
         :param step: of all environments
         """
-        if self._handle is None:
-            self.open()
+        if self._handle is None:  # not before: it would take a place that an actor needs
+            self._handle = self._remote.remote(self._plan)
+            self._placing = self._handle.placed.remote()
+            self._places = Places(self._asked, 1, math.inf, time.monotonic(), "evaluators")
         self._under_way = self._handle.evaluate.remote(weights, step)
 
     def take(self, seconds: float) -> Evaluation | None:
