@@ -17,6 +17,15 @@ LARGE_NETWORK = 2_000_000  # from which on a GPU may pay for a policy without im
 BATCH_OF_ONE = "`batch_size` must be greater than 1. See https://github.com/DLR-RM/stable-baselines3/issues/440"
 
 
+def closest(value: object, allowed: Iterable[str]) -> str | None:
+    """
+    :param value: given
+    :param allowed: every choice
+    :return: what may be meant; ``None`` where nothing is like it
+    """
+    return next(iter(difflib.get_close_matches(str(value), tuple(allowed), n=1)), None)
+
+
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
     """
     :param name: of the argument
@@ -27,8 +36,8 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
     allowed = tuple(allowed)
     if value in allowed:
         return
-    close = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    near = closest(value, allowed)
+    hint = "" if near is None else f" Did you mean {near!r}?"
     raise ValueError(f"`{name}` is {value!r}; it must be one of {', '.join(map(repr, allowed))}.{hint}")
 
 

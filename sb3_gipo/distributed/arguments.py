@@ -1,6 +1,5 @@
 """Checks of AsyncGIPO's arguments: what was given, what is allowed, what to do."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -99,8 +98,8 @@ def refuse_unknown(algorithm: type, given: Mapping[str, Any]) -> None:
     known = {name for each in constructors for name in inspect.signature(each).parameters}
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; is `{near[0]}` meant?" if near else "."
+            near = settings.closest(name, known)
+            hint = "." if near is None else f"; is `{near}` meant?"
             raise TypeError(f"`{name}` is no argument of {algorithm.__name__}{hint}")
 
 
