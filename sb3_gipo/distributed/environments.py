@@ -98,7 +98,12 @@ def portable(source: str | EnvFactory) -> EnvFactory:
     :param source: id of an environment, or a function that makes one
     :return: a function that makes one also where the id is not known: in another process nobody may have registered it
     """
-    return partial(gym.make, gym.spec(source)) if isinstance(source, str) else source
+    if not isinstance(source, str):
+        return source
+    try:
+        return partial(gym.make, gym.spec(source))
+    except gym.error.Error:  # gym.make also takes "module:id", which it imports wherever it is, and ids without their version
+        return partial(gym.make, source)
 
 
 def _made_later(make: MakeEnvs, life: int, index: int, times_started: int) -> VecEnv:

@@ -1,5 +1,6 @@
 """The serial twin is GIPO, to the last bit; what a run of actors keeps and tells is looked at here."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +409,11 @@ def test_an_id_that_only_this_process_knows() -> None:
     finally:
         del gym.registry["OnlyHere-v0"]
     assert plan.make_env(0, 0).num_envs == 1
+
+
+@pytest.mark.parametrize("env_id", ["gymnasium.envs:CartPole-v1", "CartPole"])
+def test_every_form_of_an_id(env_id: str) -> None:
+    """That ``gym.make`` takes: with the module that registers it, and without a version."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*latest versioned environment")
+        assert same(serial(env_id).learn(64), serial("CartPole-v1").learn(64))
