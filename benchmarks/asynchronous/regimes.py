@@ -1,10 +1,10 @@
 """
 Lag of a busy learner's data: 16 actors beside 2, as in table 1 of the paper.
 
-A replay of 50,000 transitions, a simulator of 20 ms a step, and a learner that never waits: it publishes its policy after every
-so many minibatches, as many with 16 actors as with 2. Nor do the actors wait, whose queue is as long as the replay. 16 fill it
-within few policy versions (fresh), 2 within many (stale). Old is what is more than 4 versions behind. Expected: an old fraction
-near 0 with 16 actors and near 0.9 with 2.
+A replay of 50,000 transitions, a simulator of 20 ms a step, and a learner that never waits: it publishes its policy after
+every so many minibatches, as many with 16 actors as with 2. Nor do the actors wait, whose queue is as long as the replay. 16
+fill it within few policy versions (fresh), 2 within many (stale). Old is what is more than 4 versions behind. Expected: an old
+fraction near 0 with 16 actors and near 0.9 with 2.
 """
 
 import argparse
