@@ -269,7 +269,7 @@ class AsyncGIPO(GIPO):
         before = time.perf_counter()
         self._signals.end_if_received()
         owed = self._may_train(new=False)
-        at_most = self._pace.takes_at_most(owed, self.num_actors * self.max_queue)
+        at_most = self._pace.takes_at_most(owed, self.num_actors, self.max_queue)
         if self._is_empty():  # what arrives must not be too old again
             self._publish(actors, at_once=True)
         found = actors.drain(not owed, at_most)

@@ -35,13 +35,15 @@ class Pace:
             return new
         return self.ratio == "max" or self.drawn + transitions <= self.ratio * self.taken
 
-    def takes_at_most(self, owed: bool, rollouts: int) -> int:
+    def takes_at_most(self, owed: bool, actors: int, ahead: int) -> int:
         """
         :param owed: whether an update is due
-        :param rollouts: that may be there
-        :return: how many of them to take
+        :param actors: how many there are
+        :param ahead: rollouts of each that may be there
+        :return: how many of them to take, before it is asked again whether an update is due
         """
         if self.ratio is None:
             return 1
-        # The actors wait with what they have, else they would run away from the ratio.
-        return 0 if owed and self.ratio != "max" else rollouts
+        if self.ratio == "max":  # there is an update after it in any case: what is left behind would be older for the next one
+            return actors * ahead
+        return 0 if owed else actors  # the actors wait with what they have, else they would run away from the ratio

@@ -97,6 +97,8 @@ class RayBackend:
         """
         self._keep_busy()
         found = self._take_finished(at_most, POLL_SECONDS if wait else 0.0)
+        # So that nobody stands still during an update; the last one is for the policy after it.
+        self._ask_for(self._ahead - 1)
         self._look_for_places()  # first: who had none until now does not hang, however long we were away
         self._end_those_that_hang()
         return found
@@ -160,11 +162,17 @@ class RayBackend:
                 self._times_started[index] += 1
                 self._offers.started(index, self._version)
                 self._supervisor.started(index, now)
-            if running is None or len(running.rollouts) >= self._ahead or is_there(running.life):
+        self._ask_for(self._ahead)
+
+    def _ask_for(self, rollouts: int) -> None:
+        """:param rollouts: of each actor, under way or waiting to be taken"""
+        now = time.monotonic()
+        for index, running in enumerate(self._running):
+            if running is None or len(running.rollouts) >= rollouts or is_there(running.life):
                 continue  # who has died is asked for nothing: what it did not begin is not lost
             if not running.rollouts:
                 self._supervisor.waits(index, now)  # until now, for us, however long an update took
-            while len(running.rollouts) < self._ahead:
+            while len(running.rollouts) < rollouts:
                 running.rollouts.append(running.handle.collect.remote(self._for_one_that_is_idle(index, running)))
 
     def _for_one_that_is_idle(self, index: int, running: _Running) -> Any:
@@ -173,6 +181,15 @@ class RayBackend:
         return self._weights if is_idle and self._offers.take_note(index, self._version) else None
 
     def _take_finished(self, at_most: int, seconds: float) -> list[Collected]:
+        found: list[Collected] = []
+        while len(found) < at_most:  # ends: meanwhile nobody is asked for more
+            latest = self._take_the_first_of_each(at_most - len(found), 0.0 if found else seconds)
+            if not latest:
+                break
+            found += latest
+        return found
+
+    def _take_the_first_of_each(self, at_most: int, seconds: float) -> list[Collected]:
         in_turn = [(index, self._running[index]) for index in self._turns]
         owners = {running.rollouts[0]: index for index, running in in_turn if running is not None and running.rollouts}
         if not owners:
@@ -181,12 +198,8 @@ class RayBackend:
         finished, _ = ray.wait(list(owners), num_returns=1, timeout=seconds)
         if finished:  # whoever has finished meanwhile
             finished = those_there(list(owners))
-        found = []
-        for reference in finished[:at_most]:
-            collected = self._fetch(owners[reference], reference)
-            if collected is not None:
-                found.append(collected)
-        return found
+        found = (self._fetch(owners[reference], reference) for reference in finished[:at_most])
+        return [collected for collected in found if collected is not None]
 
     def _fetch(self, index: int, reference: Any) -> Collected | None:
         now = time.monotonic()

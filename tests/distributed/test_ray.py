@@ -108,6 +108,28 @@ def test_an_actor_that_may_not_work_ahead() -> None:
     assert (versions == np.repeat(np.arange(10), 16)).all()
 
 
+def test_a_busy_learner_takes_all_that_waits() -> None:
+    """With ``replay_ratio="max"``: what it left behind would be older for its next update."""
+
+    class Slow(BaseCallback):
+        def _on_training_start(self) -> None:
+            self.taken: list[int] = []
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            self.taken.append(self.num_timesteps)
+            time.sleep(1.5 if self.num_timesteps else 0.0)  # an update that takes long
+
+    callback = Slow()
+    model = AsyncGIPO("MlpPolicy", SpaceEnv, num_actors=1, max_queue=5, replay_ratio="max", **SMALL)
+    model.learn(12 * 16, callback=callback)
+    model.close()
+    assert max(np.diff(callback.taken)) >= 4 * 16  # one is asked for after an update
+    assert min(np.diff(callback.taken)[1:-1]) >= 3 * 16  # nor does it stand still meanwhile
+
+
 def test_an_update_that_takes_long_is_no_silence_of_the_actors() -> None:
     """Who was asked for nothing meanwhile begins when it is asked."""
     env = partial(SleepingEnv, 0.05)  # 0.8 s a rollout
