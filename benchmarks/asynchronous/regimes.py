@@ -30,7 +30,7 @@ LOGGED = ("lag/old_frac", "lag/version_gap_mean", "lag/version_gap_max", "lag/co
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minibatches", type=int, default=12_000, help="of an update, after which the policy is published")
+    parser.add_argument("--minibatches", type=int, default=15_000, help="of an update, after which the policy is published")
     parser.add_argument("--capacity", type=int, default=CAPACITY, help="of the replay; a quarter more steps are made")
 
 
