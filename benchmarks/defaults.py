@@ -1,5 +1,5 @@
 """
-What GIPO's defaults are worth beside PPO's, on two cheap tasks: the runs that the defaults were chosen by.
+What GIPO's defaults are worth beside PPO's, on two cheap tasks: a check that they hold there.
 
     python benchmarks/defaults.py --seeds 0 1 2 --out benchmarks/results/defaults.json
 
