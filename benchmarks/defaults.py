@@ -28,7 +28,7 @@ CONFIGURATIONS: dict[str, dict[str, Any] | None] = {
     "SB3 PPO": None,
     "GIPO, defaults": {},
     "GIPO, symmetric trust, no penalty": {"surrogate_kwargs": {}, "kl_coef": 0.0},
-    "GIPO, PPO's number of minibatches": {"work": 1},
+    "GIPO, as many samples drawn as by PPO": {"work": 1},
 }
 
 
