@@ -2,7 +2,6 @@
 
 import csv
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -174,8 +173,7 @@ def test_tune_names_a_winner_on_fresh_seeds(installed: Path, tmp_path: Path) -> 
     means = {name: np.mean([float(row["score"]) for row in rows if row["candidate"] == name]) for name in names}
     winner = max(means, key=means.__getitem__)
     text = (folder / "winner.yml").read_text()
-    # two processes may each begin what both take for the last trial
-    assert re.match(rf"# Found by `sb3_gipo\.zoo tune`: {winner} of [34] completed", text)
+    assert text.startswith(f"# Found by `sb3_gipo.zoo tune`: {winner} of 3 completed")
     assert "Seeds 70-1070" in text
     candidates = {name: yaml.safe_load((folder / "candidates" / f"{name}.yml").read_text()) for name in names}
     assert yaml.safe_load(text) == candidates[winner]
