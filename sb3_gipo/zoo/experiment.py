@@ -16,11 +16,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_gipo.replay_algorithm import ReplayOnPolicyAlgorithm
 from sb3_gipo.zoo import asynchronous, hyperparameters, meta_world, resume, study
 from sb3_gipo.zoo.registration import changed
+from sb3_gipo.zoo.turn import Turn
 
 # What the methods below read or write of the Zoo's manager.
 ATTRIBUTES = (
     "continue_training", "trained_agent", "env_name", "monitor_kwargs", "eval_env_kwargs", "callbacks", "save_replay_buffer",
-    "n_timesteps", "storage", "study_name", "vec_env_class", "save_path", "seed", "verbose",
+    "n_timesteps", "n_jobs", "storage", "study_name", "vec_env_class", "save_path", "seed", "verbose",
 )  # fmt: skip
 # What Optuna says where there is no best trial, depending on the storage.
 NO_BEST_TRIAL = ("No trials are completed", "Record does not exist")
@@ -34,7 +35,8 @@ class GipoExperimentManager(ExperimentManager):
     - ``-i`` goes on with GIPO's replay, normaliser, step counter and schedules (:mod:`sb3_gipo.zoo.resume`);
     - checkpoints hold the replay where ``--save-replay-buffer`` asks for it;
     - Meta-World is evaluated on goals never trained on, and its successes are written to the monitor files;
-    - a trial whose result is not finite is pruned; workers that start at once may create one storage;
+    - a trial whose result is not finite is pruned; workers that start at once may create one storage, and those that end a
+      trial at once begin no trial too many;
     - the environments of ``async_gipo`` are made in its actors (:mod:`sb3_gipo.zoo.asynchronous`).
     """
 
@@ -58,6 +60,7 @@ class GipoExperimentManager(ExperimentManager):
             raise SystemExit(asynchronous.NOT_SEARCHED)
         self._at = threading.local()  # the trial that this thread is at: `--n-jobs` runs several in threads
         self.storage = self.storage and study.address(self.storage)
+        self._turn: Turn | None = None  # of this process among those that work on a study
         self._resumes_gipo = self.continue_training and algo in hyperparameters.OURS
         if self._resumes_gipo:
             self._staged = resume.Stage(Path(self.trained_agent))
@@ -131,7 +134,8 @@ class GipoExperimentManager(ExperimentManager):
         trial.set_user_attr(study.PROCESS, study.this_process())
         self._at.trial = trial
         try:
-            value = super().objective(trial)
+            with nullcontext() if self._turn is None else self._turn.given_up():
+                value = super().objective(trial)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             # environments in processes that died; closing them hides from the Zoo that the trial was to be pruned
             raise optuna.TrialPruned(f"An environment died ({type(error).__name__})") from error
@@ -150,8 +154,11 @@ class GipoExperimentManager(ExperimentManager):
         if self.storage is not None:
             study.create_tables(self.storage)
         self._fail_lost_trials()
+        if self.storage is not None and self.study_name is not None and self.n_jobs == 1:  # not of threads
+            self._turn = Turn(self.storage, self.study_name)
         try:
-            super().hyperparameters_optimization()
+            with nullcontext() if self._turn is None else self._turn.taken():
+                super().hyperparameters_optimization()
         except ValueError as error:
             if not any(words in str(error) for words in NO_BEST_TRIAL):
                 raise

@@ -78,6 +78,50 @@ def test_workers_share_a_storage_and_one_may_be_killed(installed: Path, tmp_path
     assert {name: config[name] for name in expected} == expected
 
 
+# A worker whose first trial ends when three are running, as the others' do; between counting and beginning passes some time.
+IN_STEP = """
+import sys, time
+import optuna
+import rl_zoo3.exp_manager
+from sb3_gipo.zoo import main
+
+begin = optuna.Study.ask
+
+def ask(study, *args):
+    time.sleep(0.3)
+    return begin(study, *args)
+
+def objective(manager, trial):
+    while len(trial.study.get_trials(deepcopy=False)) < 3:
+        time.sleep(0.05)
+    return 1.0
+
+optuna.Study.ask = ask
+rl_zoo3.exp_manager.ExperimentManager.objective = objective
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_end_their_trials_at_once_begin_none_too_many(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.yml").write_text(SETTINGS)
+    (tmp_path / "worker.py").write_text(IN_STEP)
+    arguments = [*SEARCH, "--storage", f"sqlite:///{tmp_path / 'study.db'}", "--max-total-trials", "5"]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "worker.py", *arguments, "-f", f"logs{number}"],
+            cwd=tmp_path, env=environment(installed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    for worker in workers:
+        _, errors = worker.communicate(timeout=200)
+        assert worker.returncode == 0, errors.decode()[-3000:]
+    trials = load(tmp_path).trials
+    assert len({t.user_attrs[study.PROCESS] for t in trials}) == 3
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 5
+
+
 def _names(storage: str) -> list[str]:
     try:
         return optuna.get_all_study_names(storage)
