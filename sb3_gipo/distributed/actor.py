@@ -11,8 +11,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo.distributed import moments, published
+from sb3_gipo.distributed.collector import collector
 from sb3_gipo.distributed.published import Published
-from sb3_gipo.gipo import GIPO
 from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.types import Rollout
 
@@ -64,15 +64,6 @@ class Collected(NamedTuple):
     idle: float  # seconds that the actor had nothing to do before it
 
 
-class _Collector(GIPO):
-    """A model that collects and never trains: SB3's loop and our recorder around it, as in GIPO."""
-
-    collected: Rollout | None = None
-
-    def _store_rollout(self, rollout: Rollout) -> None:
-        self.collected = rollout
-
-
 class _Ends(BaseCallback):
     """Notes how episodes ended, and when the latest step was made."""
 
@@ -120,7 +111,7 @@ class Actor:
 
     def __init__(self, plan: ActorPlan, index: int, times_started: int = 0) -> None:
         self.index = index
-        self._model = _Collector(plan.policy, plan.make_env(index, times_started), device="cpu", **plan.settings)
+        self._model = collector(plan.policy, env=plan.make_env(index, times_started), device="cpu", **plan.settings)
         assert self._model.env is not None
         self._model.policy_version = NOTHING_TAKEN
         self._normalizer = Normalizer(self._model.env)
