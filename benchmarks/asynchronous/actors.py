@@ -3,12 +3,22 @@ Environment steps per second of 1, 4 and 16 actors on one machine, of an environ
 
 Target: 16 actors give 90 % of 16 times what one gives. Rollouts of 128 steps, the last 16 of them kept, and one minibatch for
 each: the learner has little to do.
+
+How much of a core an actor takes depends on the machine: who wakes up after 5 ms finds its caches full of what others do. So
+what asking the policy costs is measured too, again and again and after a sleep.
 """
 
 import argparse
+import statistics
+import time
+from collections.abc import Callable
 from typing import Any
 
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+
 from benchmarks.asynchronous.common import store
+from benchmarks.asynchronous.envs import SleepingEnv
 from benchmarks.asynchronous.turns import Contestant, measure, rates, spec, waits
 from benchmarks.speed.common import markdown, ratios, spread
 
@@ -28,6 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     seconds, rounds = (2.0, 2) if args.quick else (args.seconds, args.rounds)
     arguments = {**ARGUMENTS, "compile": args.compile}
+    asking = asking_the_policy()
+    print("Asking the policy: {again:.0f} µs of a core again and again, {after_sleep:.0f} µs after a sleep.".format(**asking))
     contestants = {
         str(number): Contestant(
             spec("AsyncGIPO", "sleeping", number, arguments),
@@ -40,8 +52,38 @@ def run(args: argparse.Namespace) -> int:
     }
     found = measure(contestants, rounds)
     print(table(found))
-    store("actors_compiled" if args.compile else "actors", args, {**found, "target": TARGET})
+    store(
+        "actors_compiled" if args.compile else "actors",
+        args,
+        {**found, "target": TARGET, "microseconds_of_asking_the_policy": asking},
+    )
     return int(bool(found["left_out"]))
+
+
+def asking_the_policy(times: int = 300) -> dict[str, float]:
+    """:return: microseconds of a core: in a loop, and where each time there is a sleep before (its own part is taken off)"""
+    th.set_num_threads(1)
+    policy = ActorCriticPolicy(SleepingEnv.observation_space, SleepingEnv.action_space, lambda _: 3e-4).eval()
+    observation = th.zeros(1, *SleepingEnv.observation_space.shape)
+
+    def ask() -> None:
+        with th.no_grad():
+            policy(observation)
+
+    def sleep() -> None:
+        time.sleep(0.005)
+
+    def took(*calls: Callable[[], None]) -> float:
+        seconds = []
+        for _ in range(times):
+            before = time.process_time()
+            for call in calls:
+                call()
+            seconds.append(time.process_time() - before)
+        return 1e6 * statistics.median(seconds)
+
+    ask()
+    return {"again": took(ask), "after_sleep": took(sleep, ask) - took(sleep)}
 
 
 def table(found: dict[str, Any]) -> str:
