@@ -34,6 +34,7 @@ class ActorPlan:
     :param seed: of the run
     :param pull: when an actor takes a policy it is offered: before its next ``"rollout"``, or before its next ``"step"``
     :param life: how often all actors of the run were made before
+    :param on_arrays: whether a policy of plain layers acts on arrays, with random numbers that are not torch's
     """
 
     make_env: Callable[[int, int], VecEnv]
@@ -42,6 +43,7 @@ class ActorPlan:
     seed: int | None = None
     pull: Pull = "rollout"
     life: int = 0
+    on_arrays: bool = False
 
 
 class EpisodeEnd(NamedTuple):
@@ -113,6 +115,8 @@ class Actor:
         self.index = index
         self._model = collector(plan.policy, env=plan.make_env(index, times_started), device="cpu", **plan.settings)
         assert self._model.env is not None
+        if plan.on_arrays:
+            self._model.act_on_arrays()
         self._model.policy_version = NOTHING_TAKEN
         self._normalizer = Normalizer(self._model.env)
         self._known = self._normalizer.statistics()  # what the learner knows of what was seen here

@@ -1,5 +1,6 @@
 """Chooses where the actors run."""
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -38,4 +39,6 @@ def make(model: "AsyncGIPO") -> Backend:
         making_takes=MAKING_TAKES,
         now=time.monotonic(),
     )
+    # what arrives when is chance already: here nobody counts on torch's random numbers
+    plan = dataclasses.replace(plan, on_arrays=True)
     return RayBackend(plan, model.num_actors, model.max_queue, supervisor, model.ray_address, model.actor_resources)

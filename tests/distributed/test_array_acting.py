@@ -1,0 +1,203 @@
+"""A policy of plain layers on arrays: the same distribution, the latest weights, and torch for every other policy."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_gipo.distributed.array_acting import ArrayActing, OtherActionsWarning, can_act
+from sb3_gipo.distributed.collector import ArrayEngine, Collector, collector, without_critic
+from sb3_gipo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from tests.distributed.test_collector import SIZES, collect
+from tests.small_envs import ACTION_SPACES, OBSERVATION_SPACES, POLICIES, SpaceEnv
+
+CAMERA = spaces.Box(0, 255, (3, 36, 36), np.uint8)  # as the policy sees it, channels first
+TRANSPOSED = {
+    "image": CAMERA,
+    "dict_image": spaces.Dict({"camera": CAMERA, "joints": spaces.Box(-1.0, 1.0, (2,), np.float32)}),
+}
+POLICY_CLASSES = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
+
+
+def policy_of(observation: str = "box", action: str = "box", kind: Any = None, **arguments: Any) -> ActorCriticPolicy:
+    kind = kind or POLICY_CLASSES[POLICIES.get(observation, "MlpPolicy")]
+    space = TRANSPOSED.get(observation, OBSERVATION_SPACES[observation])
+    policy = kind(space, ACTION_SPACES[action], lambda _: 0.0, **arguments).eval()
+    with th.no_grad():  # else nearly uniform
+        policy.action_net.weight.mul_(100.0)
+        policy.action_net.bias.add_(th.linspace(0.0, 1.5, len(policy.action_net.bias)))
+        if hasattr(policy, "log_std") and not arguments.get("use_sde"):
+            policy.log_std.add_(th.linspace(-1.0, 0.5, policy.log_std.numel()))
+    return policy
+
+
+def observations(observation: str, number: int) -> np.ndarray:
+    space = OBSERVATION_SPACES[observation]
+    space.seed(5)
+    return np.stack([space.sample() for _ in range(number)])
+
+
+@pytest.mark.parametrize("action", ["box", "box_matrix", "discrete"])
+@pytest.mark.parametrize("observation", ["box", "float64"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"activation_fn": th.nn.ReLU, "net_arch": [16, 16, 16]},
+        {"net_arch": []},
+        {"net_arch": {"pi": [8], "vf": [4, 4]}, "share_features_extractor": False},
+        {"critic_layer_norm": True},
+    ],
+)
+def test_log_probabilities_are_the_policys(observation: str, action: str, arguments: dict[str, Any]) -> None:
+    policy = policy_of(observation, action, **arguments)
+    seen = observations(observation, 64)
+    actions, log_probs = ArrayActing(policy).act(seen)
+    with th.no_grad():
+        done = th.from_numpy(actions.reshape(64, -1) if action.startswith("box") else actions)
+        _, expected, _ = policy.evaluate_actions(th.from_numpy(seen), done)
+        shape = policy(th.from_numpy(seen))[0].shape
+    np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=1e-5)
+    assert actions.shape == shape
+    assert (actions.dtype, log_probs.dtype) == (np.int64 if action == "discrete" else np.float32, np.float32)
+
+
+def test_gaussian_actions_have_mean_and_spread_of_the_policy() -> None:
+    """Of 40,000 samples in one state, within five standard errors; independent of each other."""
+    policy = policy_of()
+    seen = np.repeat(observations("box", 1), 40_000, axis=0)
+    actions, _ = ArrayActing(policy).act(seen)
+    with th.no_grad():
+        normal = policy.get_distribution(th.from_numpy(seen[:1])).distribution
+    mean, std = normal.mean.numpy()[0], normal.stddev.numpy()[0]
+    assert (np.abs(actions.mean(axis=0) - mean) < 5 * std / 200).all()
+    np.testing.assert_allclose(actions.std(axis=0), std, rtol=5 / np.sqrt(2 * 40_000))
+    assert abs(np.corrcoef(actions.T)[0, 1]) < 5 / 200
+    assert abs(np.corrcoef(actions[:-1, 0], actions[1:, 0])[0, 1]) < 5 / 200
+
+
+def test_categorical_actions_are_as_frequent_as_the_policy_says() -> None:
+    policy = policy_of(action="discrete")
+    seen = np.repeat(observations("box", 1), 40_000, axis=0)
+    actions, _ = ArrayActing(policy).act(seen)
+    with th.no_grad():
+        probabilities = policy.get_distribution(th.from_numpy(seen[:1])).distribution.probs.numpy()[0]
+    assert probabilities.min() < 0.15 < 0.35 < probabilities.max()
+    errors = np.sqrt(probabilities * (1 - probabilities) / 40_000)
+    assert (np.abs(np.bincount(actions, minlength=4) / 40_000 - probabilities) < 5 * errors).all()
+
+
+def test_exploration_follows_torchs_seed() -> None:
+    policy, seen = policy_of(), observations("box", 3)
+    found = []
+    for seed in (1, 1, 2):
+        th.manual_seed(seed)
+        found.append(ArrayActing(policy).act(seen)[0])
+    assert (found[0] == found[1]).all()
+    assert (found[0] != found[2]).all()
+
+
+class Bold(MlpPolicy):
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
+        return super()._get_action_dist_from_latent(2.0 * latent_pi)
+
+
+class Blind(MlpPolicy):
+    def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
+        return super().extract_features(th.zeros_like(obs), features_extractor)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *(
+            pytest.param(lambda name=name: policy_of(name), id=name)
+            for name in OBSERVATION_SPACES
+            if name not in ("box", "float64")
+        ),
+        pytest.param(lambda: policy_of(action="multidiscrete"), id="multidiscrete actions"),
+        pytest.param(lambda: policy_of(action="multibinary"), id="multibinary actions"),
+        pytest.param(lambda: policy_of(use_sde=True), id="gSDE"),
+        pytest.param(lambda: policy_of(use_sde=True, squash_output=True), id="squashed"),
+        pytest.param(lambda: policy_of(activation_fn=th.nn.SiLU), id="activation"),
+        pytest.param(lambda: policy_of(kind=Bold), id="its own distribution"),
+        pytest.param(lambda: policy_of(kind=Blind), id="its own features"),
+    ],
+)
+def test_other_policies_are_not_for_arrays(policy: Any) -> None:
+    assert not can_act(policy())
+
+
+def model_of(policy: type[ActorCriticPolicy] = MlpPolicy, action: str = "box", **more: Any) -> Collector:
+    env = DummyVecEnv([lambda seed=seed: SpaceEnv("box", action, seed=seed) for seed in (1, 2)])
+    model = collector(policy, env=env, **{**SIZES, **more})
+    model.act_on_arrays()
+    return model
+
+
+@pytest.mark.parametrize("action", ["box", "box_matrix", "discrete"])
+def test_a_rollout_holds_the_policys_log_probabilities(action: str) -> None:
+    """Also after the parameters were replaced, in their place, as an actor takes them."""
+    model = model_of(action=action)
+    assert isinstance(model._engine, ArrayEngine)
+    for _ in range(2):
+        rollout = collect(model)
+        seen = th.from_numpy(rollout.observations.reshape(48, 3))
+        done = th.from_numpy(rollout.actions.reshape(48, *([] if action == "discrete" else [-1])))
+        with th.no_grad():
+            _, expected, _ = model.policy.evaluate_actions(seen, done)
+            for parameter in model.policy.parameters():
+                parameter.add_(0.1)
+        np.testing.assert_allclose(rollout.log_probs.ravel(), expected, rtol=1e-4, atol=1e-5)
+        assert "forward" not in vars(model.policy)
+
+
+def test_torch_is_asked_once_in_a_rollout() -> None:
+    model, asked = model_of(), []
+    model.policy.action_net.register_forward_hook(lambda *_: asked.append(1))
+    collect(model)
+    assert len(asked) == 1
+
+
+def test_a_policy_that_says_otherwise_acts_as_it_is_written() -> None:
+    """From the step on at which that is seen, which is the first."""
+    model = model_of()
+    hook = model.policy.action_net.register_forward_hook(lambda _, __, mean: mean + 100.0)
+    with pytest.warns(OtherActionsWarning, match="acts as it is written"):
+        assert collect(model).actions.min() > 50.0
+    assert collect(model).actions.min() > 50.0  # and stays so, without another warning
+    hook.remove()
+    assert collect(model).actions.max() < 50.0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"target": "stored"}, id="values are stored"),
+        pytest.param({"use_sde": True}, id="gSDE"),
+    ],
+)
+def test_where_more_is_wanted_torch_acts(settings: dict[str, Any]) -> None:
+    assert not isinstance(model_of(**settings)._engine, ArrayEngine)
+
+
+def test_ratios_of_each_dimension_are_read_from_torch() -> None:
+    rollout = collect(model_of(ratio_level="dimension"))
+    assert rollout.dimension_log_probs is not None
+    np.testing.assert_allclose(rollout.dimension_log_probs.sum(axis=-1), rollout.log_probs, rtol=1e-5)
+
+
+def test_a_critic_of_ones_own_is_no_hindrance() -> None:
+    """What acts is the actor; nothing of the critic is looked at."""
+
+    class Deaf(MlpPolicy):
+        def predict_values(self, obs: Any) -> th.Tensor:
+            raise AssertionError
+
+    policy = without_critic(Deaf)(spaces.Box(-1.0, 1.0, (3,), np.float32), ACTION_SPACES["box"], lambda _: 0.0)
+    assert can_act(policy)
+    assert collect(model_of(Deaf)).truncated.any()
