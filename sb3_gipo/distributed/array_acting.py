@@ -65,6 +65,7 @@ class ArrayActing:
         if isinstance(policy.action_dist, DiagGaussianDistribution):
             self._log_std: Array = policy.log_std.detach().numpy()
             self._sample = self._gaussian
+        self._no_values = th.zeros(0, 1)
         self._agreed = self.refused = False
 
     def __enter__(self) -> "ArrayActing":
@@ -83,7 +84,9 @@ class ArrayActing:
             self._agreed = self._agrees(obs, actions, log_probs)
             if not self._agreed:
                 return self._as_written(obs, deterministic)
-        return actions, th.zeros(len(actions), 1), log_probs
+        if len(self._no_values) != len(actions):
+            self._no_values = th.zeros(len(actions), 1)
+        return actions, self._no_values, log_probs
 
     def act(self, observations: Array) -> tuple[Array, Array]:
         """
