@@ -81,7 +81,8 @@ class _Ends(BaseCallback):
 
     def _on_step(self) -> bool:
         self.latest = time.monotonic()
-        for index in np.flatnonzero(self.locals["dones"]):
+        dones = self.locals["dones"]
+        for index in np.flatnonzero(dones) if dones.any() else ():
             info = self.locals["infos"][index]
             kept = {key: value for key, value in info.items() if key in KEPT_INFO or isinstance(value, SMALL)}
             self.ends.append(EpisodeEnd(self._step, int(index), kept))

@@ -293,9 +293,10 @@ class RolloutRecorder(StepGuard):
 
 def _assign(target: np.ndarray, index: int, value: np.ndarray) -> None:
     """Write a row; a float that stands for an integer (an image that was normalised and back) is rounded, not cut."""
-    if np.issubdtype(target.dtype, np.integer) and np.issubdtype(np.asarray(value).dtype, np.floating):
+    value = np.asarray(value)
+    if target.dtype.kind in "iu" and value.dtype.kind == "f":
         value = np.rint(value)
-    target[index] = np.asarray(value).reshape(target.shape[1:])
+    target[index] = value.reshape(target.shape[1:])
 
 
 def all_finite(array: np.ndarray) -> bool:
