@@ -5,7 +5,7 @@ Target: 16 actors give 90 % of 16 times what one gives. Rollouts of 128 steps, t
 each: the learner has little to do.
 
 How much of a core an actor takes depends on the machine: who wakes up after 5 ms finds its caches full of what others do. So
-what asking the policy costs is measured too, again and again and after a sleep.
+what asking the policy costs is measured too, on arrays, as these actors do, and with torch; again and again and after a sleep.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
@@ -21,6 +22,7 @@ from benchmarks.asynchronous.common import store
 from benchmarks.asynchronous.envs import SleepingEnv
 from benchmarks.asynchronous.turns import Contestant, measure, rates, spec, waits
 from benchmarks.speed.common import markdown, ratios, spread
+from sb3_gipo.distributed.array_acting import ArrayActing
 
 TARGET = 0.9
 NUMBERS = (1, 4, 16)
@@ -32,14 +34,17 @@ STEPS_PER_SECOND = 200  # of one actor, at most
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of a unit, about")
-    parser.add_argument("--compile", action="store_true", help="compile the policy that acts, and the update")
+    parser.add_argument("--compile", action="store_true", help="compile the update: these actors act on arrays")
 
 
 def run(args: argparse.Namespace) -> int:
     seconds, rounds = (2.0, 2) if args.quick else (args.seconds, args.rounds)
     arguments = {**ARGUMENTS, "compile": args.compile}
     asking = asking_the_policy()
-    print("Asking the policy: {again:.0f} µs of a core again and again, {after_sleep:.0f} µs after a sleep.".format(**asking))
+    for how, took in asking.items():
+        print(
+            "Asking the policy {}: {again:.0f} µs of a core in a loop, {after_sleep:.0f} µs after a sleep.".format(how, **took)
+        )
     contestants = {
         str(number): Contestant(
             spec("AsyncGIPO", "sleeping", number, arguments),
@@ -60,13 +65,17 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(found["left_out"]))
 
 
-def asking_the_policy(times: int = 300) -> dict[str, float]:
+def asking_the_policy(times: int = 300) -> dict[str, dict[str, float]]:
     """:return: microseconds of a core: in a loop, and where each time there is a sleep before (its own part is taken off)"""
     th.set_num_threads(1)
     policy = ActorCriticPolicy(SleepingEnv.observation_space, SleepingEnv.action_space, lambda _: 3e-4).eval()
-    observation = th.zeros(1, *SleepingEnv.observation_space.shape)
+    seen = np.zeros((1, *SleepingEnv.observation_space.shape), np.float32)
+    acting, observation = ArrayActing(policy), th.from_numpy(seen)
 
-    def ask() -> None:
+    def on_arrays() -> None:
+        acting.sample(acting.outputs(seen))
+
+    def with_torch() -> None:
         with th.no_grad():
             policy(observation)
 
@@ -82,8 +91,11 @@ def asking_the_policy(times: int = 300) -> dict[str, float]:
             seconds.append(time.process_time() - before)
         return 1e6 * statistics.median(seconds)
 
-    ask()
-    return {"again": took(ask), "after_sleep": took(sleep, ask) - took(sleep)}
+    found = {}
+    for how, ask in (("on arrays", on_arrays), ("with torch", with_torch)):
+        ask()
+        found[how] = {"again": took(ask), "after_sleep": took(sleep, ask) - took(sleep)}
+    return found
 
 
 def table(found: dict[str, Any]) -> str:

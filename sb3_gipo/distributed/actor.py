@@ -81,13 +81,16 @@ class _Ends(BaseCallback):
 
     def _on_step(self) -> bool:
         self.latest = time.monotonic()
-        dones = self.locals["dones"]
-        for index in np.flatnonzero(dones) if dones.any() else ():
+        if self.locals["dones"].any():
+            self._note_ends()
+        self._step += 1
+        return True
+
+    def _note_ends(self) -> None:
+        for index in np.flatnonzero(self.locals["dones"]):
             info = self.locals["infos"][index]
             kept = {key: value for key, value in info.items() if key in KEPT_INFO or isinstance(value, SMALL)}
             self.ends.append(EpisodeEnd(self._step, int(index), kept))
-        self._step += 1
-        return True
 
 
 class _Pull(BaseCallback):

@@ -17,12 +17,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
-# What decides which actions a policy takes; a policy with a way of its own in any of it acts with that.
+# What decides, beside `forward`, which actions a policy takes; a policy with a way of its own in any of it acts with that.
 METHODS = ("extract_features", "get_distribution", "_get_action_dist_from_latent")
-TOLERANCE = 1e-4  # of a log-probability: float32 adds up in another order
+TOLERANCE = 1e-4  # relative to the largest number: float32 adds up in another order
 
 Array = np.ndarray
-Sampler = Callable[[Array], tuple[Array, Array]]  # output of the network [N, D] -> actions, log-probabilities [N]
+Sampler = Callable[[Array], tuple[Array, Array]]  # outputs of the network [N, D] -> actions, log-probabilities [N]
 
 
 def _relu(values: Array) -> Array:
@@ -42,7 +42,7 @@ class Layer(NamedTuple):
 
 
 class OtherActionsWarning(UserWarning):
-    """A policy does not say of its actions what its layers would: it acts as it is written."""
+    """A policy does not say what its layers would: it acts as it is written."""
 
 
 class ArrayActing:
@@ -79,32 +79,44 @@ class ArrayActing:
     def _forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         if self.refused or deterministic:
             return self._as_written(obs, deterministic)
-        actions, log_probs = (th.from_numpy(found) for found in self.act(obs.numpy()))
+        outputs = self.outputs(obs.numpy())
         if not self._agreed:
-            self._agreed = self._agrees(obs, actions, log_probs)
+            self._agreed = self._agrees(obs, outputs)
             if not self._agreed:
                 return self._as_written(obs, deterministic)
+        actions, log_probs = (th.from_numpy(found) for found in self.sample(outputs))
         if len(self._no_values) != len(actions):
             self._no_values = th.zeros(len(actions), 1)
         return actions, self._no_values, log_probs
 
-    def act(self, observations: Array) -> tuple[Array, Array]:
+    def outputs(self, observations: Array) -> Array:
         """
         :param observations: [N, *obs]
-        :return: actions as SB3 samples them [N, *action], their log-probabilities [N]
+        :return: means, or logits [N, D]
         """
         latent = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
         for weight, bias, activation in self._layers:
             latent = latent @ weight + bias
             if activation is not None:
                 latent = activation(latent)
-        actions, log_probs = self._sample(latent)
+        return latent
+
+    def sample(self, outputs: Array) -> tuple[Array, Array]:
+        """
+        :param outputs: :meth:`outputs` [N, D]
+        :return: actions as SB3 samples them [N, *action], their log-probabilities [N]
+        """
+        actions, log_probs = self._sample(outputs)
         return actions.reshape(-1, *self._shape), log_probs
 
     def _gaussian(self, mean: Array) -> tuple[Array, Array]:
         noise = self._generator.standard_normal(mean.shape, dtype=np.float32)
         log_probs = -0.5 * (noise * noise).sum(axis=1) - (self._log_std.sum() + 0.5 * mean.shape[1] * np.log(2 * np.pi))
-        return mean + np.exp(self._log_std) * noise, log_probs.astype(np.float32)
+        return mean + self._std() * noise, log_probs.astype(np.float32)
+
+    def _std(self) -> Array:
+        found: Array = np.exp(self._log_std)
+        return found
 
     def _categorical(self, logits: Array) -> tuple[Array, Array]:
         # the largest of logits with Gumbel noise is a sample of their softmax
@@ -117,21 +129,39 @@ class ArrayActing:
         found: tuple[th.Tensor, th.Tensor, th.Tensor] = type(self.policy).forward(self.policy, obs, deterministic)
         return found
 
-    def _agrees(self, obs: th.Tensor, actions: th.Tensor, log_probs: th.Tensor) -> bool:
-        if self._sample == self._gaussian:
-            actions = actions.flatten(1)
-        expected = self.policy.get_distribution(obs).log_prob(actions)
-        # what is not finite the recorder sees
-        if th.allclose(expected, log_probs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
-            return True
-        self.refused = True
-        warnings.warn(
-            f"Log-probabilities of actions are {expected.tolist()} by the policy ({type(self.policy).__name__}) and "
-            f"{log_probs.tolist()} by its layers: it acts as it is written, which takes longer.",
-            OtherActionsWarning,
-            stacklevel=2,
-        )
-        return False
+    def _agrees(self, obs: th.Tensor, outputs: Array) -> bool:
+        expected = self.policy.get_distribution(obs).distribution
+        if isinstance(expected, th.distributions.Normal):
+            same = _close(expected.mean, outputs) and _close(expected.stddev, np.broadcast_to(self._std(), outputs.shape))
+        else:
+            assert isinstance(expected, th.distributions.Categorical)
+            same = _close(expected.probs, th.from_numpy(outputs).softmax(1).numpy())
+        if not same:
+            self.refused = True
+            warnings.warn(
+                f"The policy ({type(self.policy).__name__}) gives another distribution of actions than its layers do: it acts "
+                "as it is written, which takes longer.",
+                OtherActionsWarning,
+                stacklevel=2,
+            )
+        return same
+
+
+def _close(expected: th.Tensor, found: Array) -> bool:
+    """What is not finite on both sides the recorder sees."""
+    one, other = expected.numpy(), found
+    with np.errstate(invalid="ignore"):
+        scale = max(float(np.abs(one[np.isfinite(one)]).max(initial=0.0)), 1.0)
+    return bool(np.allclose(one, other, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True))
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """
+    :param module: of a policy
+    :param kind: a class
+    :return: whether it is just that, without hooks that may change what goes in or comes out
+    """
+    return type(module) is kind and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def can_act(policy: ActorCriticPolicy) -> bool:
@@ -153,7 +183,9 @@ def layers_of(policy: ActorCriticPolicy) -> list[Layer] | None:
         return None
     if type(policy.action_dist) not in (DiagGaussianDistribution, CategoricalDistribution) or policy.squash_output:
         return None
-    if type(policy.pi_features_extractor) is not FlattenExtractor or type(policy.mlp_extractor) is not MlpExtractor:
+    if not (is_plain(policy.pi_features_extractor, FlattenExtractor) and is_plain(policy.mlp_extractor, MlpExtractor)):
+        return None
+    if "forward" in vars(policy) or policy._forward_hooks or policy._forward_pre_hooks:
         return None
     if any(getattr(type(policy), name) is not getattr(ActorCriticPolicy, name) for name in METHODS):
         return None
@@ -163,9 +195,10 @@ def layers_of(policy: ActorCriticPolicy) -> list[Layer] | None:
 def _as_layers(modules: list[nn.Module]) -> list[Layer] | None:
     layers: list[Layer] = []
     for module in modules:
-        if type(module) is nn.Linear and module.bias is not None:
+        # a weight that is no parameter is computed anew by a hook, whenever the module is called
+        if is_plain(module, nn.Linear) and isinstance(module.weight, nn.Parameter) and isinstance(module.bias, nn.Parameter):
             layers.append(Layer(module.weight.detach().numpy().T, module.bias.detach().numpy(), None))
-        elif type(module) in ACTIVATIONS and layers and layers[-1].activation is None:
+        elif is_plain(module, type(module)) and type(module) in ACTIVATIONS and layers and layers[-1].activation is None:
             layers[-1] = layers[-1]._replace(activation=ACTIVATIONS[type(module)])
         else:
             return None

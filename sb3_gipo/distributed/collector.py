@@ -6,9 +6,10 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from sb3_gipo.distributed.array_acting import ArrayActing, can_act
+from sb3_gipo.distributed.array_acting import METHODS, ArrayActing, can_act, is_plain
 from sb3_gipo.gipo import GIPO
 from sb3_gipo.learner.engine import Engine
 from sb3_gipo.rollouts.types import Rollout
@@ -66,7 +67,7 @@ def without_critic(policy: type[ActorCriticPolicy]) -> type[ActorCriticPolicy]:
     :param policy: a class
     :return: one that acts alike and says zero for every value; ``policy`` itself where it acts in a way of its own
     """
-    if policy.forward is not ActorCriticPolicy.forward:
+    if any(getattr(policy, name) is not getattr(ActorCriticPolicy, name) for name in ("forward", *METHODS)):
         return policy
     return type(policy.__name__, (_WithoutCritic, policy), {"__module__": policy.__module__})
 
@@ -75,6 +76,9 @@ class _WithoutCritic(ActorCriticPolicy):
     """Has the critic, as the parameters that are published are in the policy's own order, and does not ask it."""
 
     def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        # SB3's own `forward` takes both halves of another extractor at once, and they need not be what it gives one by one
+        if not is_plain(self.mlp_extractor, MlpExtractor):
+            return super().forward(obs, deterministic)
         distribution = self.get_distribution(obs)
         actions = distribution.get_actions(deterministic=deterministic)
         log_probs = distribution.log_prob(actions)

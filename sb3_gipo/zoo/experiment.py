@@ -166,6 +166,8 @@ class GipoExperimentManager(ExperimentManager):
                 "No trial was completed: all were pruned or failed (the reasons are above). Give them more steps (-n), "
                 "less pruning (--pruner none), or see whether `train` without -optimize works."
             ) from error
+        finally:
+            self._turn = None
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         env = super()._maybe_normalize(env, eval_env)

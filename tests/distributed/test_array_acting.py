@@ -1,5 +1,7 @@
 """A policy of plain layers on arrays: the same distribution, the latest weights, and torch for every other policy."""
 
+import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,13 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_gipo.distributed import AsyncGIPO, backends, published
+from sb3_gipo.distributed.actor import Actor
 from sb3_gipo.distributed.array_acting import ArrayActing, OtherActionsWarning, can_act
 from sb3_gipo.distributed.collector import ArrayEngine, Collector, collector, without_critic
 from sb3_gipo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from tests.distributed.test_collector import SIZES, collect
+from sb3_gipo.rollouts.normalization import Normalizer
+from tests.distributed.test_collector import SIZES, Blind, Split, collect
 from tests.small_envs import ACTION_SPACES, OBSERVATION_SPACES, POLICIES, SpaceEnv
 
 CAMERA = spaces.Box(0, 255, (3, 36, 36), np.uint8)  # as the policy sees it, channels first
@@ -26,6 +31,7 @@ POLICY_CLASSES = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPol
 def policy_of(observation: str = "box", action: str = "box", kind: Any = None, **arguments: Any) -> ActorCriticPolicy:
     kind = kind or POLICY_CLASSES[POLICIES.get(observation, "MlpPolicy")]
     space = TRANSPOSED.get(observation, OBSERVATION_SPACES[observation])
+    th.manual_seed(0)
     policy = kind(space, ACTION_SPACES[action], lambda _: 0.0, **arguments).eval()
     with th.no_grad():  # else nearly uniform
         policy.action_net.weight.mul_(100.0)
@@ -33,6 +39,10 @@ def policy_of(observation: str = "box", action: str = "box", kind: Any = None, *
         if hasattr(policy, "log_std") and not arguments.get("use_sde"):
             policy.log_std.add_(th.linspace(-1.0, 0.5, policy.log_std.numel()))
     return policy
+
+
+def act(acting: ArrayActing, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return acting.sample(acting.outputs(seen))
 
 
 def observations(observation: str, number: int) -> np.ndarray:
@@ -56,7 +66,7 @@ def observations(observation: str, number: int) -> np.ndarray:
 def test_log_probabilities_are_the_policys(observation: str, action: str, arguments: dict[str, Any]) -> None:
     policy = policy_of(observation, action, **arguments)
     seen = observations(observation, 64)
-    actions, log_probs = ArrayActing(policy).act(seen)
+    actions, log_probs = act(ArrayActing(policy), seen)
     with th.no_grad():
         done = th.from_numpy(actions.reshape(64, -1) if action.startswith("box") else actions)
         _, expected, _ = policy.evaluate_actions(th.from_numpy(seen), done)
@@ -70,7 +80,7 @@ def test_gaussian_actions_have_mean_and_spread_of_the_policy() -> None:
     """Of 40,000 samples in one state, within five standard errors; independent of each other."""
     policy = policy_of()
     seen = np.repeat(observations("box", 1), 40_000, axis=0)
-    actions, _ = ArrayActing(policy).act(seen)
+    actions, _ = act(ArrayActing(policy), seen)
     with th.no_grad():
         normal = policy.get_distribution(th.from_numpy(seen[:1])).distribution
     mean, std = normal.mean.numpy()[0], normal.stddev.numpy()[0]
@@ -83,7 +93,7 @@ def test_gaussian_actions_have_mean_and_spread_of_the_policy() -> None:
 def test_categorical_actions_are_as_frequent_as_the_policy_says() -> None:
     policy = policy_of(action="discrete")
     seen = np.repeat(observations("box", 1), 40_000, axis=0)
-    actions, _ = ArrayActing(policy).act(seen)
+    actions, _ = act(ArrayActing(policy), seen)
     with th.no_grad():
         probabilities = policy.get_distribution(th.from_numpy(seen[:1])).distribution.probs.numpy()[0]
     assert probabilities.min() < 0.15 < 0.35 < probabilities.max()
@@ -96,7 +106,7 @@ def test_exploration_follows_torchs_seed() -> None:
     found = []
     for seed in (1, 1, 2):
         th.manual_seed(seed)
-        found.append(ArrayActing(policy).act(seen)[0])
+        found.append(act(ArrayActing(policy), seen)[0])
     assert (found[0] == found[1]).all()
     assert (found[0] != found[2]).all()
 
@@ -106,9 +116,28 @@ class Bold(MlpPolicy):
         return super()._get_action_dist_from_latent(2.0 * latent_pi)
 
 
-class Blind(MlpPolicy):
-    def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
-        return super().extract_features(th.zeros_like(obs), features_extractor)
+class WeightNorm(MlpPolicy):
+    """The weight is no parameter, but what a hook makes of two of them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        th.nn.utils.weight_norm(self.action_net)
+
+
+class Hooked(MlpPolicy):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mlp_extractor.register_forward_hook(lambda _, __, latent: (latent[0] * 2.0, latent[1]))
+
+
+class Replaced(MlpPolicy):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.forward = self.timidly  # type: ignore[method-assign]
+
+    def timidly(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, ...]:
+        actions, values, log_probs = ActorCriticPolicy.forward(self, obs, deterministic)
+        return actions * 0.0, values, log_probs
 
 
 @pytest.mark.parametrize(
@@ -126,10 +155,17 @@ class Blind(MlpPolicy):
         pytest.param(lambda: policy_of(activation_fn=th.nn.SiLU), id="activation"),
         pytest.param(lambda: policy_of(kind=Bold), id="its own distribution"),
         pytest.param(lambda: policy_of(kind=Blind), id="its own features"),
+        pytest.param(lambda: policy_of(kind=Split), id="its own extractor"),
+        pytest.param(lambda: policy_of(kind=Hooked), id="a hook"),
+        pytest.param(lambda: policy_of(kind=Replaced), id="another forward in its place"),
     ],
 )
 def test_other_policies_are_not_for_arrays(policy: Any) -> None:
     assert not can_act(policy())
+
+
+def test_a_weight_that_is_no_parameter_is_not_for_arrays() -> None:
+    assert not can_act(WeightNorm(OBSERVATION_SPACES["box"], ACTION_SPACES["box"], lambda _: 0.0))
 
 
 def model_of(policy: type[ActorCriticPolicy] = MlpPolicy, action: str = "box", **more: Any) -> Collector:
@@ -172,6 +208,73 @@ def test_a_policy_that_says_otherwise_acts_as_it_is_written() -> None:
     assert collect(model).actions.min() > 50.0  # and stays so, without another warning
     hook.remove()
     assert collect(model).actions.max() < 50.0
+
+
+@pytest.mark.parametrize("action", ["box", "discrete"])
+def test_far_from_its_beginning_a_policy_is_not_taken_for_another(action: str) -> None:
+    """Large means with a small spread: a log-probability is known less well than the mean it comes from."""
+    policy = policy_of(action=action)
+    with th.no_grad():
+        policy.action_net.bias.add_(th.linspace(-12.0, 10.0, len(policy.action_net.bias)))
+        if action == "box":
+            policy.log_std.fill_(-6.0)
+    acting = ArrayActing(policy)
+    seen = observations("box", 4000)
+    with th.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for row in seen:
+            acting._agreed = False
+            acting._forward(th.from_numpy(row[None]))
+    assert not acting.refused
+
+
+def test_a_spread_that_is_another_one_is_noticed() -> None:
+    """By the policy's word, not the layers': here only of the spread."""
+    policy = policy_of()
+    acting = ArrayActing(policy)
+    acting._log_std = acting._log_std + 0.01
+    with acting, th.no_grad(), pytest.warns(OtherActionsWarning):
+        policy(th.from_numpy(observations("box", 2)))
+    assert acting.refused
+
+
+@pytest.mark.parametrize("pull", ["rollout", "step"])
+def test_an_actor_acts_with_the_version_it_says(pull: str) -> None:
+    """Whatever it is offered between two steps, each one's log-probability is that of the policy of its version."""
+    learner = AsyncGIPO("MlpPolicy", lambda: SpaceEnv("box", seed=1), backend="serial", pull=pull, **SIZES)
+    actor = Actor(dataclasses.replace(learner._plan(), on_arrays=True), 0)
+    assert isinstance(actor._model._engine, ArrayEngine)
+    policies: dict[int, dict[str, th.Tensor]] = {}
+
+    def offer() -> None:
+        with th.no_grad():
+            for parameter in learner.policy.parameters():
+                parameter.add_(0.05)
+        policies[len(policies)] = {name: value.clone() for name, value in learner.policy.state_dict().items()}
+        actor.offer(published.publish(learner.policy, len(policies) - 1, Normalizer(learner.env)))
+
+    offer()
+    step = actor._ends._on_step
+    actor._ends._on_step = lambda: (offer(), step())[1]  # type: ignore[method-assign]  # once for every step
+    rollout = actor.collect().rollout
+    assert len(np.unique(rollout.policy_version)) == (24 if pull == "step" else 1)
+    for index, version in enumerate(rollout.policy_version[:, 0]):
+        learner.policy.load_state_dict(policies[version])
+        seen, done = th.from_numpy(rollout.observations[index]), th.from_numpy(rollout.actions[index])
+        with th.no_grad():
+            _, expected, _ = learner.policy.evaluate_actions(seen, done)
+        np.testing.assert_allclose(rollout.log_probs[index], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_actors_of_ray_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the serial twin are not: they repeat GIPO's random numbers."""
+    ray_backend = pytest.importorskip("sb3_gipo.distributed.ray_backend")
+    plans = []
+    monkeypatch.setattr(ray_backend, "RayBackend", lambda plan, *_: plans.append(plan))
+    model = AsyncGIPO("MlpPolicy", SpaceEnv, **SIZES)
+    backends.make(model)
+    assert plans[0].on_arrays
+    assert not model._plan().on_arrays
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_gipo import GIPO
@@ -16,6 +17,32 @@ from sb3_gipo.rollouts.types import Rollout
 from tests.small_envs import ACTION_SPACES, OBSERVATION_SPACES, POLICIES, SpaceEnv
 
 SIZES: dict[str, Any] = {"n_steps": 24, "batch_size": 48, "replay_capacity": 48, "seed": 4, "device": "cpu"}
+
+
+class Blind(MlpPolicy):
+    """Has features of its own."""
+
+    def extract_features(self, obs: Any, features_extractor: Any = None) -> Any:
+        return super().extract_features(th.zeros_like(obs), features_extractor)
+
+
+class Tempered(MlpPolicy):
+    """Shows others a bolder self than it acts by."""
+
+    def get_distribution(self, obs: Any) -> Any:
+        return self._get_action_dist_from_latent(3.0 * self.mlp_extractor.forward_actor(self.extract_features(obs)))
+
+
+class _SplitExtractor(MlpExtractor):
+    """What it gives at once is not what it gives one by one."""
+
+    def forward(self, features: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        return 2.0 * self.forward_actor(features), self.forward_critic(features)
+
+
+class Split(MlpPolicy):
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = _SplitExtractor(self.features_dim, self.net_arch, self.activation_fn, self.device)
 
 
 def envs(observation: str = "box", action: str = "box") -> DummyVecEnv:
@@ -55,11 +82,13 @@ def same(one: Any, other: Any) -> bool:
         pytest.param("box", "box", {"use_sde": True, "sde_sample_freq": 5}, id="gSDE"),
         pytest.param("box", "box", {"policy_kwargs": {"share_features_extractor": False}}, id="two extractors"),
         pytest.param("box", "box", {"target": "stored"}, id="stored values"),
+        *(pytest.param("box", "box", {"policy": policy}, id=policy.__name__) for policy in (Blind, Tempered, Split)),
     ],
 )
 def test_its_rollouts_are_gipos(observation: str, action: str, settings: dict[str, Any]) -> None:
     """Observations, actions, log-probabilities, ends, and with ``target="stored"`` what training reads of them."""
-    policy = GIPO.policy_aliases[POLICIES.get(observation, "MlpPolicy")]
+    settings = {"policy": GIPO.policy_aliases[POLICIES.get(observation, "MlpPolicy")], **settings}
+    policy = settings.pop("policy")
     expected = collect(Kept(policy, envs(observation, action), **SIZES, **settings))
     found = collect(collector(policy, env=envs(observation, action), **SIZES, **settings))
     assert expected.terminated.any()
