@@ -2,7 +2,7 @@
 Environment steps per second of 1, 4 and 16 actors on one machine, of an environment that sleeps 5 ms a step.
 
 Target: 16 actors give 90 % of 16 times what one gives. Rollouts of 128 steps, the last 16 of them kept, and one minibatch for
-each: the learner has little to do.
+every 512 steps, as many as in a rollout by default: the learner has little to do.
 
 How much of a core an actor takes depends on the machine: who wakes up after 5 ms finds its caches full of what others do. So
 what asking the policy costs is measured too, on arrays, as these actors do, and with torch; again and again and after a sleep.
@@ -27,7 +27,10 @@ from sb3_gipo.distributed.array_acting import ArrayActing
 TARGET = 0.9
 NUMBERS = (1, 4, 16)
 LENGTH = 128
-ARGUMENTS: dict[str, Any] = {"rollout_length": LENGTH, "gradient_steps": 1, "replay_capacity": 16 * LENGTH, "max_queue": 2}
+ARGUMENTS: dict[str, Any] = {
+    **{"rollout_length": LENGTH, "replay_capacity": 16 * LENGTH, "max_queue": 2},
+    **{"gradient_steps": 1, "batch_size": LENGTH, "replay_ratio": LENGTH / 512},
+}
 STEPS_PER_SECOND = 200  # of one actor, at most
 
 
