@@ -1,6 +1,7 @@
 """What runs in processes of Ray: an actor or an evaluator, and the calls that reach it there."""
 
 import contextlib
+import gc
 import math
 import threading
 import time
@@ -106,6 +107,7 @@ class RemoteActor:
             if plan.seed is not None:  # its own exploration, another one each time it is started
                 set_random_seed(seed_of(plan.seed, plan.life, self._index, self._times_started))
             actor = Actor(plan, self._index, self._times_started)
+            gc.freeze()  # what is there now stays: no collection need look at it again, with its caches cold each time
             with self._lock:
                 actor.offer(self._weights)
                 self._actor = actor
