@@ -5,6 +5,7 @@ For one observation torch's way from one small operation to the next is most of 
 has slept: an actor that waits for a simulator wakes up with cold caches. The same on NumPy's arrays takes a fifth.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from torch import nn
 
 # What decides, beside `forward`, which actions a policy takes; a policy with a way of its own in any of it acts with that.
 METHODS = ("extract_features", "get_distribution", "_get_action_dist_from_latent")
+HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
 TOLERANCE = 1e-4  # relative to the largest number: float32 adds up in another order
 
 Array = np.ndarray
@@ -111,8 +113,8 @@ class ArrayActing:
 
     def _gaussian(self, mean: Array) -> tuple[Array, Array]:
         noise = self._generator.standard_normal(mean.shape, dtype=np.float32)
-        log_probs = -0.5 * (noise * noise).sum(axis=1) - (self._log_std.sum() + 0.5 * mean.shape[1] * np.log(2 * np.pi))
-        return mean + self._std() * noise, log_probs.astype(np.float32)
+        log_probs = -0.5 * np.einsum("nd,nd->n", noise, noise) - (float(self._log_std.sum()) + mean.shape[1] * HALF_LOG_2_PI)
+        return mean + self._std() * noise, log_probs
 
     def _std(self) -> Array:
         found: Array = np.exp(self._log_std)
