@@ -18,10 +18,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
+from sb3_gipo.learner.graphs import all_close
+
 # What decides, beside `forward`, which actions a policy takes; a policy with a way of its own in any of it acts with that.
 METHODS = ("extract_features", "get_distribution", "_get_action_dist_from_latent")
 HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
-TOLERANCE = 1e-4  # relative to the largest number: float32 adds up in another order
 
 Array = np.ndarray
 Sampler = Callable[[Array], tuple[Array, Array]]  # outputs of the network [N, D] -> actions, log-probabilities [N]
@@ -133,11 +134,12 @@ class ArrayActing:
 
     def _agrees(self, obs: th.Tensor, outputs: Array) -> bool:
         expected = self.policy.get_distribution(obs).distribution
+        found = th.from_numpy(outputs)
         if isinstance(expected, th.distributions.Normal):
-            same = _close(expected.mean, outputs) and _close(expected.stddev, np.broadcast_to(self._std(), outputs.shape))
+            same = all_close([expected.mean, expected.stddev], [found, th.from_numpy(self._std()).expand_as(found)])
         else:
             assert isinstance(expected, th.distributions.Categorical)
-            same = _close(expected.probs, th.from_numpy(outputs).softmax(1).numpy())
+            same = all_close([expected.probs], [found.softmax(1)])
         if not same:
             self.refused = True
             warnings.warn(
@@ -147,14 +149,6 @@ class ArrayActing:
                 stacklevel=2,
             )
         return same
-
-
-def _close(expected: th.Tensor, found: Array) -> bool:
-    """What is not finite on both sides the recorder sees."""
-    one, other = expected.numpy(), found
-    with np.errstate(invalid="ignore"):
-        scale = max(float(np.abs(one[np.isfinite(one)]).max(initial=0.0)), 1.0)
-    return bool(np.allclose(one, other, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True))
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
