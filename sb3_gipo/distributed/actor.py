@@ -1,5 +1,6 @@
 """An actor: environments, a copy of the policy, and SB3's own loop. Knows nothing of where it runs."""
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable
@@ -90,7 +91,8 @@ class _Ends(BaseCallback):
         for index in np.flatnonzero(self.locals["dones"]):
             info = self.locals["infos"][index]
             kept = {key: value for key, value in info.items() if key in KEPT_INFO or isinstance(value, SMALL)}
-            self.ends.append(EpisodeEnd(self._step, int(index), kept))
+            # a copy: an environment may go on writing into what it gave
+            self.ends.append(EpisodeEnd(self._step, int(index), copy.deepcopy(kept)))
 
 
 class _Pull(BaseCallback):

@@ -44,6 +44,14 @@ class Layer(NamedTuple):
     activation: Callable[[Array], Array] | None
 
 
+class Spread(NamedTuple):
+    """Of a Gaussian policy."""
+
+    version: int  # of the parameter it was computed from
+    std: Array  # [D]
+    log_normalizer: float
+
+
 class OtherActionsWarning(UserWarning):
     """A policy does not say what its layers would: it acts as it is written."""
 
@@ -69,10 +77,11 @@ class ArrayActing:
             self._log_std: Array = policy.log_std.detach().numpy()
             self._sample = self._gaussian
         self._no_values = th.zeros(0, 1)
+        self._spread: Spread | None = None
         self._agreed = self.refused = False
 
     def __enter__(self) -> "ArrayActing":
-        self._agreed = False
+        self._agreed, self._spread = False, None
         vars(self.policy)["forward"] = self._forward
         return self
 
@@ -113,13 +122,17 @@ class ArrayActing:
         return actions.reshape(-1, *self._shape), log_probs
 
     def _gaussian(self, mean: Array) -> tuple[Array, Array]:
+        spread = self._spread_now()
         noise = self._generator.standard_normal(mean.shape, dtype=np.float32)
-        log_probs = -0.5 * np.einsum("nd,nd->n", noise, noise) - (float(self._log_std.sum()) + mean.shape[1] * HALF_LOG_2_PI)
-        return mean + self._std() * noise, log_probs
+        return mean + spread.std * noise, -0.5 * np.einsum("nd,nd->n", noise, noise) - spread.log_normalizer
 
-    def _std(self) -> Array:
-        found: Array = np.exp(self._log_std)
-        return found
+    def _spread_now(self) -> Spread:
+        # torch counts how often a tensor was written to: it is the same for many steps
+        version = self.policy.log_std._version
+        if self._spread is None or self._spread.version != version:
+            log_normalizer = float(self._log_std.sum()) + len(self._log_std) * HALF_LOG_2_PI
+            self._spread = Spread(version, np.exp(self._log_std), log_normalizer)
+        return self._spread
 
     def _categorical(self, logits: Array) -> tuple[Array, Array]:
         # the largest of logits with Gumbel noise is a sample of their softmax
@@ -136,7 +149,7 @@ class ArrayActing:
         expected = self.policy.get_distribution(obs).distribution
         found = th.from_numpy(outputs)
         if isinstance(expected, th.distributions.Normal):
-            same = all_close([expected.mean, expected.stddev], [found, th.from_numpy(self._std()).expand_as(found)])
+            same = all_close([expected.mean, expected.stddev], [found, th.from_numpy(self._spread_now().std).expand_as(found)])
         else:
             assert isinstance(expected, th.distributions.Categorical)
             same = all_close([expected.probs], [found.softmax(1)])

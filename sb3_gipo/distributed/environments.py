@@ -11,6 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_gipo.distributed.stub import AbsentVecEnv, MakeEnvs, maker_of
+from sb3_gipo.distributed.vec_env import ActorVecEnv
 
 EnvFactory = Callable[[], gym.Env[Any, Any]]
 EnvSource = str | EnvFactory | VecEnv
@@ -120,7 +121,7 @@ def _make_actor_envs(
     index: int,
     times_started: int,
 ) -> VecEnv:
-    env = make_vec_env(source, n_envs, env_kwargs=env_kwargs)
+    env: VecEnv = make_vec_env(source, n_envs, env_kwargs=env_kwargs, vec_env_cls=ActorVecEnv)
     if normalize is not None:
         env = VecNormalize(env, **normalize)
     if seed is not None:

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_gipo import GIPO
 from sb3_gipo.rollouts.normalization import Normalizer
-from sb3_gipo.rollouts.recorder import NonFiniteStepError
+from sb3_gipo.rollouts.recorder import NonFiniteStepError, all_finite
 from sb3_gipo.rollouts.types import Rollout, map_observation
 from tests.rollouts.data import assert_same, contents
 from tests.rollouts.envs import IMAGE, Log, Step, counting_env, encode_image
@@ -419,6 +419,34 @@ def test_statistics_that_were_loaded(tmp_path: Any) -> None:
 
 
 # -------------------------------------------------------------------- numbers that are not finite
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["whole", "every other", "turned"])
+@pytest.mark.parametrize(
+    ("number", "stored_as_finite"),
+    [
+        (0.0, True),
+        (-3e4, True),
+        (1e20, True),
+        (3e38, True),
+        (1e300, False),
+        (np.inf, False),
+        (-np.inf, False),
+        (np.nan, False),
+    ],
+)
+def test_all_finite(dtype: type[np.floating[Any]], layout: str, number: float, stored_as_finite: bool) -> None:
+    """As it will be stored, in float32; without a warning, whose squares are too large for their type."""
+    with np.errstate(over="ignore"):
+        array = np.full((4, 6), dtype(1.0))
+        array[2, 4] = number
+        stored_as_finite = stored_as_finite and bool(np.isfinite(array[2, 4]))  # 1e20 is not, in float16
+    seen = {"whole": array, "every other": array[::2, ::2], "turned": array.T}[layout]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all_finite(seen) is stored_as_finite
+
 
 Change = Callable[[Any, float], tuple[Any, float]]
 
