@@ -74,6 +74,11 @@ def missing(
     :param who: they are
     :return: what was asked for, what there is, what to do
     """
+    if nodes and not asked:  # there is always room
+        return (
+            f"{waiting} of {num_actors} {who} have no process yet. They ask for no resources, so that none are missing: processes "
+            "start slowly, or a `scheduling_strategy` forbids it. They wait."
+        )
     room = sum(_room(asked, node) for node in nodes)
     has = "; ".join(_words({name: amount for name, amount in node.items() if _told(name, asked)}) for node in nodes)
     start = (
@@ -98,8 +103,8 @@ def missing(
 
 
 def _room(asked: Mapping[str, float], node: Mapping[str, float]) -> float:
-    """How many a machine can hold; any number where nothing is asked for."""
-    return min((node.get(name, 0) // amount for name, amount in asked.items()), default=float("inf"))
+    """How many a machine can hold."""
+    return min(node.get(name, 0) // amount for name, amount in asked.items())
 
 
 def _told(name: str, asked: Mapping[str, float]) -> bool:

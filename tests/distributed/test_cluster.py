@@ -288,6 +288,7 @@ def test_what_is_said_of_places() -> None:
     assert "32.0 GB memory" in missing({"memory": 4e9}, 1, 10, [large])
     assert "others hold it" in missing({"CPU": 2.0}, 1, 4, [small, large])
     assert "asks for nothing; the nodes have gone" in missing({}, 1, 1, [])
+    assert "16 of 16 actors have no process yet. They ask for no resources" in missing({}, 16, 16, [small])
 
 
 def test_said_once_and_ended_only_where_all_wait(recwarn: pytest.WarningsRecorder) -> None:
