@@ -76,7 +76,7 @@ def missing(
     """
     if nodes and not asked:  # there is always room
         return (
-            f"{waiting} of {num_actors} {who} have no process yet. They ask for no resources, so that none are missing: processes "
+            f"{waiting} of {num_actors} {who} have no process yet. They ask for no resources, so none are missing: processes "
             "start slowly, or a `scheduling_strategy` forbids it. They wait."
         )
     room = sum(_room(asked, node) for node in nodes)
