@@ -171,6 +171,15 @@ def unchecked_distributions() -> Iterator[None]:
         th.distributions.Distribution.set_default_validate_args(checks)
 
 
+def reads_distribution(policy: ActorCriticPolicy, ratio_level: RatioLevel) -> bool:
+    """
+    :param policy: that acts
+    :param ratio_level: whether the log-probability of each dimension is wanted too
+    :return: whether what is stored is not what SB3's loop has, but :func:`describe_actions`
+    """
+    return policy.squash_output or ratio_level != "joint"
+
+
 def describe_actions(
     policy: ActorCriticPolicy, ratio_level: RatioLevel, actions: np.ndarray, log_probs: th.Tensor
 ) -> BehaviourSample:
@@ -183,8 +192,6 @@ def describe_actions(
     :param log_probs: joint, as SB3's loop has them [N]
     :return: what is stored
     """
-    if not policy.squash_output and ratio_level == "joint":
-        return BehaviourSample(actions, log_probs.cpu().numpy(), None)
     distribution = policy.action_dist
     with th.no_grad():
         if policy.squash_output:

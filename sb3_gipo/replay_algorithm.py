@@ -25,7 +25,7 @@ from sb3_gipo.learner.engine import Engine
 from sb3_gipo.learner.lagged import LaggedActing
 from sb3_gipo.learner.observed import ObservedUpdate
 from sb3_gipo.learner.replay_targets import Target
-from sb3_gipo.policies import MlpPolicy, RatioLevel, describe_actions, n_action_dimensions
+from sb3_gipo.policies import MlpPolicy, RatioLevel, describe_actions, n_action_dimensions, reads_distribution
 from sb3_gipo.rollouts import replay_file
 from sb3_gipo.rollouts.normalization import Normalizer
 from sb3_gipo.rollouts.recorder import RolloutRecorder, StepGuard
@@ -151,9 +151,10 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
                 UserWarning,
                 stacklevel=4,
             )
+        from_distribution = reads_distribution(self.policy, self.ratio_level)
         return RolloutRecorder(
             sink=self._store_rollout,
-            describe_actions=partial(describe_actions, self.policy, self.ratio_level),
+            describe_actions=partial(describe_actions, self.policy, self.ratio_level) if from_distribution else None,
             policy_version=lambda: self.policy_version if self._lagged is None else self._lagged.version,
             rollout_buffer=lambda: self.rollout_buffer,
             n_steps=self.n_steps,
@@ -177,7 +178,7 @@ class ReplayOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         start, compiled = time.perf_counter(), self._engine.compile_seconds
         try:
-            with self._engine.acting(self.policy, self.ratio_level != "joint" or self.policy.squash_output), self._late():
+            with self._engine.acting(self.policy, reads_distribution(self.policy, self.ratio_level)), self._late():
                 finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._last_obs = None  # the next `learn` resets the environments

@@ -76,7 +76,7 @@ def asking_the_policy(times: int = 300) -> dict[str, dict[str, float]]:
     acting, observation = ArrayActing(policy), th.from_numpy(seen)
 
     def on_arrays() -> None:
-        acting.sample(acting.outputs(seen))
+        acting.act(seen)
 
     def with_torch() -> None:
         with th.no_grad():

@@ -58,9 +58,7 @@ class OtherActionsWarning(UserWarning):
 
 class ArrayActing:
     """
-    ``policy.forward`` on arrays, put in its place for the time of a rollout, but for values, which are zero; draws from a
-    generator of its own, which follows torch's seed. At the first step of every rollout the policy is asked too, and has to
-    agree.
+    Samples as ``policy.forward`` does, but from a generator of its own, which follows torch's seed; without values.
 
     :param policy: :func:`can_act`
     """
@@ -76,50 +74,42 @@ class ArrayActing:
         if isinstance(policy.action_dist, DiagGaussianDistribution):
             self._log_std: Array = policy.log_std.detach().numpy()
             self._sample = self._gaussian
-        self._no_values = th.zeros(0, 1)
         self._spread: Spread | None = None
-        self._agreed = self.refused = False
+        self._refused = False
 
-    def __enter__(self) -> "ArrayActing":
-        self._agreed, self._spread = False, None
-        vars(self.policy)["forward"] = self._forward
-        return self
+    def agrees(self, observations: Array) -> bool:
+        """
+        Ask the policy itself too. Where it says otherwise that is said, and from then on it is not for arrays.
 
-    def __exit__(self, *_: object) -> None:
-        vars(self.policy).pop("forward", None)
+        :param observations: [N, *obs]
+        :return: whether it gives the same distribution of actions
+        """
+        if not self._refused and not self._gives_the_same(observations):
+            self._refused = True
+            warnings.warn(
+                f"The policy ({type(self.policy).__name__}) gives another distribution of actions than its layers do: it acts "
+                "as it is written, which takes longer.",
+                OtherActionsWarning,
+                stacklevel=2,
+            )
+        return not self._refused
 
-    def _forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        if self.refused or deterministic:
-            return self._as_written(obs, deterministic)
-        outputs = self.outputs(obs.numpy())
-        if not self._agreed:
-            self._agreed = self._agrees(obs, outputs)
-            if not self._agreed:
-                return self._as_written(obs, deterministic)
-        actions, log_probs = (th.from_numpy(found) for found in self.sample(outputs))
-        if len(self._no_values) != len(actions):
-            self._no_values = th.zeros(len(actions), 1)
-        return actions, self._no_values, log_probs
-
-    def outputs(self, observations: Array) -> Array:
+    def act(self, observations: Array) -> tuple[Array, Array]:
         """
         :param observations: [N, *obs]
-        :return: means, or logits [N, D]
+        :return: actions as SB3 samples them [N, *action], their log-probabilities [N]
         """
+        actions, log_probs = self._sample(self._outputs(observations))
+        return actions.reshape(-1, *self._shape), log_probs
+
+    def _outputs(self, observations: Array) -> Array:
+        """:return: means, or logits [N, D]"""
         latent = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
         for weight, bias, activation in self._layers:
             latent = latent @ weight + bias
             if activation is not None:
                 latent = activation(latent)
         return latent
-
-    def sample(self, outputs: Array) -> tuple[Array, Array]:
-        """
-        :param outputs: :meth:`outputs` [N, D]
-        :return: actions as SB3 samples them [N, *action], their log-probabilities [N]
-        """
-        actions, log_probs = self._sample(outputs)
-        return actions.reshape(-1, *self._shape), log_probs
 
     def _gaussian(self, mean: Array) -> tuple[Array, Array]:
         spread = self._spread_now()
@@ -141,27 +131,15 @@ class ArrayActing:
         chosen = np.take_along_axis(logits, actions[:, None], axis=1)[:, 0]
         return actions, chosen - np.log(np.exp(logits).sum(axis=1))
 
-    def _as_written(self, obs: th.Tensor, deterministic: bool) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        found: tuple[th.Tensor, th.Tensor, th.Tensor] = type(self.policy).forward(self.policy, obs, deterministic)
-        return found
-
-    def _agrees(self, obs: th.Tensor, outputs: Array) -> bool:
-        expected = self.policy.get_distribution(obs).distribution
-        found = th.from_numpy(outputs)
+    def _gives_the_same(self, observations: Array) -> bool:
+        with th.no_grad():
+            expected = self.policy.get_distribution(th.as_tensor(observations)).distribution
+        self._spread = None  # somebody may have written past torch's count
+        found = th.from_numpy(self._outputs(observations))
         if isinstance(expected, th.distributions.Normal):
-            same = all_close([expected.mean, expected.stddev], [found, th.from_numpy(self._spread_now().std).expand_as(found)])
-        else:
-            assert isinstance(expected, th.distributions.Categorical)
-            same = all_close([expected.probs], [found.softmax(1)])
-        if not same:
-            self.refused = True
-            warnings.warn(
-                f"The policy ({type(self.policy).__name__}) gives another distribution of actions than its layers do: it acts "
-                "as it is written, which takes longer.",
-                OtherActionsWarning,
-                stacklevel=2,
-            )
-        return same
+            return all_close([expected.mean, expected.stddev], [found, th.from_numpy(self._spread_now().std).expand_as(found)])
+        assert isinstance(expected, th.distributions.Categorical)
+        return all_close([expected.probs], [found.softmax(1)])
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:

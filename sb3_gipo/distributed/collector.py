@@ -1,6 +1,5 @@
 """A model that collects and never trains: what only training would read is not computed at every step."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch as th
@@ -10,44 +9,23 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_gipo.distributed.array_acting import METHODS, ArrayActing, can_act, is_plain
+from sb3_gipo.distributed.array_loop import ArrayLoop
 from sb3_gipo.gipo import GIPO
-from sb3_gipo.learner.engine import Engine
 from sb3_gipo.rollouts.types import Rollout
 
 
-class Collector(GIPO):
+class Collector(GIPO, ArrayLoop):
     """SB3's loop and our recorder around it, as in GIPO; the rollout stays here."""
 
     collected: Rollout | None = None
 
     def act_on_arrays(self) -> None:
         """From now on, where nobody reads values and the policy is one that can: with other random numbers, for less."""
-        if isinstance(self.policy, _WithoutCritic) and can_act(self.policy):
-            self._engine = ArrayEngine(self.compile, ArrayActing(self.policy))
+        if isinstance(self.policy, _WithoutCritic) and self.ratio_level == "joint" and can_act(self.policy):
+            self.array_acting = ArrayActing(self.policy)
 
     def _store_rollout(self, rollout: Rollout) -> None:
         self.collected = rollout
-
-
-class ArrayEngine(Engine):
-    """
-    :param compiled: whether to compile what does not act on arrays
-    :param acting: of the policy
-    """
-
-    def __init__(self, compiled: bool, acting: ArrayActing) -> None:
-        super().__init__(compiled)
-        self._on_arrays = acting
-
-    def acting(self, policy: ActorCriticPolicy, reads_distribution: bool) -> AbstractContextManager[Any]:
-        """
-        :param policy: that acts during the next rollout
-        :param reads_distribution: whether more is read from it than ``policy.forward`` returns
-        :return: a context for that rollout
-        """
-        if reads_distribution or self._on_arrays.refused:
-            return super().acting(policy, reads_distribution)
-        return self._on_arrays
 
 
 def collector(policy: type[ActorCriticPolicy], **arguments: Any) -> Collector:

@@ -56,6 +56,14 @@ class NonFiniteStepError(ValueError):
 DescribeActions = Callable[[np.ndarray, th.Tensor], BehaviourSample]
 
 
+class _Step(NamedTuple):
+    """Of a step that was looked at."""
+
+    rewards: np.ndarray  # raw [N]
+    log_probs: np.ndarray  # [N]
+    has_ends: bool  # of an episode, in some environment
+
+
 def step_arrays(loop: dict[str, Any], index: int) -> dict[str, np.ndarray]:
     """
     :param loop: variables of SB3's collection loop, as callbacks see them
@@ -97,20 +105,28 @@ class StepGuard(BaseCallback):
         self._check("an observation", self.model._last_obs)
 
     def _on_step(self) -> bool:
+        self._look()
+        return True
+
+    def _look(self) -> _Step:
+        """:raises NonFiniteStepError: for the latest step"""
+        loop = self.locals
         # the raw ones first: VecNormalize spreads one bad number over all environments, or clips it away
-        new_obs = self.locals["new_obs"]
-        latest = self._normalizer.latest_observation(new_obs)
+        new_obs = loop["new_obs"]
+        latest, rewards = self._normalizer.latest_observation(new_obs), self._normalizer.raw_reward(loop["rewards"])
         self._check("an observation", latest)
-        self._check("a reward", self._normalizer.raw_reward(self.locals["rewards"]))
+        self._check("a reward", rewards)
         if latest is not new_obs:
             self._check("an observation", new_obs)
-        log_probs = self.locals["log_probs"].cpu().numpy()
+        log_probs = loop["log_probs"]  # SB3's loop has tensors
+        log_probs = log_probs if isinstance(log_probs, np.ndarray) else log_probs.cpu().numpy()
         if not all_finite(log_probs):
             self._refuse("a log-probability", log_probs, "the policy")
-        if self.locals["dones"].any():
+        has_ends = bool(np.count_nonzero(loop["dones"]))
+        if has_ends:
             self._check_terminal_observations()
         self._step += 1
-        return True
+        return _Step(rewards, log_probs, has_ends)
 
     def _check_terminal_observations(self) -> None:
         # only those that are bootstrapped from: a simulator that breaks often terminates with what it broke into
@@ -158,7 +174,7 @@ class RolloutRecorder(StepGuard):
     It reads the loop's variables in ``on_step``: there SB3 has not yet added the bootstrap value to the rewards.
 
     :param sink: receives the finished rollout
-    :param describe_actions: turns the actions of the loop into what is stored
+    :param describe_actions: turns the actions of the loop into what is stored; ``None``: they are stored as they are
     :param policy_version: gives the version of the policy that acts now
     :param rollout_buffer: gives the buffer that SB3's loop fills
     :param n_steps: steps of a rollout
@@ -169,7 +185,7 @@ class RolloutRecorder(StepGuard):
     def __init__(
         self,
         sink: Callable[[Rollout], None],
-        describe_actions: DescribeActions,
+        describe_actions: DescribeActions | None,
         policy_version: Callable[[], int],
         rollout_buffer: Callable[[], RolloutBuffer],
         n_steps: int,
@@ -214,16 +230,18 @@ class RolloutRecorder(StepGuard):
         return self.model._last_obs, raw
 
     def _on_step(self) -> bool:
-        super()._on_step()
+        step = self._look()
         t, columns = self._step - 1, self._columns
-        sample = self._describe_actions(self.locals["actions"], self.locals["log_probs"])
+        sample = BehaviourSample(self.locals["actions"], step.log_probs, None)
+        if self._describe_actions is not None:
+            sample = self._describe_actions(self.locals["actions"], self.locals["log_probs"])
         columns["actions"][t] = sample.actions.reshape(columns["actions"].shape[1:])
         columns["log_probs"][t] = sample.log_probs
         if sample.dimension_log_probs is not None:
             columns.setdefault("dimension_log_probs", []).append(sample.dimension_log_probs)
-        columns["rewards"][t] = self._normalizer.raw_reward(self.locals["rewards"])
+        columns["rewards"][t] = step.rewards
         columns["policy_version"][t] = self._policy_version()
-        if self.locals["dones"].any():
+        if step.has_ends:
             self._store_ends(t)
         self._store_observation(t + 1, self._normalizer.raw_observation(self.locals["new_obs"]))
         return True

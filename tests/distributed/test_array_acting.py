@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_gipo.distributed import AsyncGIPO, backends, published
 from sb3_gipo.distributed.actor import Actor
 from sb3_gipo.distributed.array_acting import ArrayActing, OtherActionsWarning, can_act
-from sb3_gipo.distributed.collector import ArrayEngine, Collector, collector, without_critic
+from sb3_gipo.distributed.collector import Collector, collector, without_critic
 from sb3_gipo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_gipo.rollouts.normalization import Normalizer
 from tests.distributed.test_collector import SIZES, Blind, Split, collect
@@ -41,10 +41,6 @@ def policy_of(observation: str = "box", action: str = "box", kind: Any = None, *
     return policy
 
 
-def act(acting: ArrayActing, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return acting.sample(acting.outputs(seen))
-
-
 def observations(observation: str, number: int) -> np.ndarray:
     space = OBSERVATION_SPACES[observation]
     space.seed(5)
@@ -66,7 +62,7 @@ def observations(observation: str, number: int) -> np.ndarray:
 def test_log_probabilities_are_the_policys(observation: str, action: str, arguments: dict[str, Any]) -> None:
     policy = policy_of(observation, action, **arguments)
     seen = observations(observation, 64)
-    actions, log_probs = act(ArrayActing(policy), seen)
+    actions, log_probs = ArrayActing(policy).act(seen)
     with th.no_grad():
         done = th.from_numpy(actions.reshape(64, -1) if action.startswith("box") else actions)
         _, expected, _ = policy.evaluate_actions(th.from_numpy(seen), done)
@@ -80,7 +76,7 @@ def test_gaussian_actions_have_mean_and_spread_of_the_policy() -> None:
     """Of 40,000 samples in one state, within five standard errors; independent of each other."""
     policy = policy_of()
     seen = np.repeat(observations("box", 1), 40_000, axis=0)
-    actions, _ = act(ArrayActing(policy), seen)
+    actions, _ = ArrayActing(policy).act(seen)
     with th.no_grad():
         normal = policy.get_distribution(th.from_numpy(seen[:1])).distribution
     mean, std = normal.mean.numpy()[0], normal.stddev.numpy()[0]
@@ -93,7 +89,7 @@ def test_gaussian_actions_have_mean_and_spread_of_the_policy() -> None:
 def test_categorical_actions_are_as_frequent_as_the_policy_says() -> None:
     policy = policy_of(action="discrete")
     seen = np.repeat(observations("box", 1), 40_000, axis=0)
-    actions, _ = act(ArrayActing(policy), seen)
+    actions, _ = ArrayActing(policy).act(seen)
     with th.no_grad():
         probabilities = policy.get_distribution(th.from_numpy(seen[:1])).distribution.probs.numpy()[0]
     assert probabilities.min() < 0.15 < 0.35 < probabilities.max()
@@ -106,7 +102,7 @@ def test_exploration_follows_torchs_seed() -> None:
     found = []
     for seed in (1, 1, 2):
         th.manual_seed(seed)
-        found.append(act(ArrayActing(policy), seen)[0])
+        found.append(ArrayActing(policy).act(seen)[0])
     assert (found[0] == found[1]).all()
     assert (found[0] != found[2]).all()
 
@@ -179,7 +175,7 @@ def model_of(policy: type[ActorCriticPolicy] = MlpPolicy, action: str = "box", *
 def test_a_rollout_holds_the_policys_log_probabilities(action: str) -> None:
     """Also after the parameters were replaced, in their place, as an actor takes them."""
     model = model_of(action=action)
-    assert isinstance(model._engine, ArrayEngine)
+    assert model.array_acting is not None
     for _ in range(2):
         rollout = collect(model)
         seen = th.from_numpy(rollout.observations.reshape(48, 3))
@@ -189,7 +185,6 @@ def test_a_rollout_holds_the_policys_log_probabilities(action: str) -> None:
             for parameter in model.policy.parameters():
                 parameter.add_(0.1)
         np.testing.assert_allclose(rollout.log_probs.ravel(), expected, rtol=1e-4, atol=1e-5)
-        assert "forward" not in vars(model.policy)
 
 
 def test_torch_is_asked_once_in_a_rollout() -> None:
@@ -220,12 +215,9 @@ def test_far_from_its_beginning_a_policy_is_not_taken_for_another(action: str) -
             policy.log_std.fill_(-6.0)
     acting = ArrayActing(policy)
     seen = observations("box", 4000)
-    with th.no_grad(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for row in seen:
-            acting._agreed = False
-            acting._forward(th.from_numpy(row[None]))
-    assert not acting.refused
+        assert all(acting.agrees(row[None]) for row in seen)
 
 
 def test_a_spread_that_is_another_one_is_noticed() -> None:
@@ -233,9 +225,8 @@ def test_a_spread_that_is_another_one_is_noticed() -> None:
     policy = policy_of()
     acting = ArrayActing(policy)
     acting._log_std = acting._log_std + 0.01
-    with acting, th.no_grad(), pytest.warns(OtherActionsWarning):
-        policy(th.from_numpy(observations("box", 2)))
-    assert acting.refused
+    with pytest.warns(OtherActionsWarning):
+        assert not acting.agrees(observations("box", 2))
 
 
 @pytest.mark.parametrize("pull", ["rollout", "step"])
@@ -243,7 +234,7 @@ def test_an_actor_acts_with_the_version_it_says(pull: str) -> None:
     """Whatever it is offered between two steps, each one's log-probability is that of the policy of its version."""
     learner = AsyncGIPO("MlpPolicy", lambda: SpaceEnv("box", seed=1), backend="serial", pull=pull, **SIZES)
     actor = Actor(dataclasses.replace(learner._plan(), on_arrays=True), 0)
-    assert isinstance(actor._model._engine, ArrayEngine)
+    assert actor._model.array_acting is not None
     policies: dict[int, dict[str, th.Tensor]] = {}
 
     def offer() -> None:
@@ -282,16 +273,11 @@ def test_actors_of_ray_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         pytest.param({"target": "stored"}, id="values are stored"),
         pytest.param({"use_sde": True}, id="gSDE"),
+        pytest.param({"ratio_level": "dimension"}, id="ratios of each dimension"),
     ],
 )
 def test_where_more_is_wanted_torch_acts(settings: dict[str, Any]) -> None:
-    assert not isinstance(model_of(**settings)._engine, ArrayEngine)
-
-
-def test_ratios_of_each_dimension_are_read_from_torch() -> None:
-    rollout = collect(model_of(ratio_level="dimension"))
-    assert rollout.dimension_log_probs is not None
-    np.testing.assert_allclose(rollout.dimension_log_probs.sum(axis=-1), rollout.log_probs, rtol=1e-5)
+    assert model_of(**settings).array_acting is None
 
 
 def test_a_critic_of_ones_own_is_no_hindrance() -> None:
