@@ -1,4 +1,4 @@
-"""An actor: environments, a copy of the policy, and SB3's own loop. Knows nothing of where it runs."""
+"""An actor: environments, a copy of the policy, and SB3's loop, or one like it. Knows nothing of where it runs."""
 
 import copy
 import dataclasses

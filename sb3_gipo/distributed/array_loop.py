@@ -38,16 +38,13 @@ class ArrayLoop(OnPolicyAlgorithm):
             actions, log_probs = acting.act(seen)
             clipped_actions = actions
             if isinstance(self.action_space, spaces.Box):
-                clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+                # `np.clip`, for less
+                clipped_actions = np.minimum(np.maximum(actions, self.action_space.low), self.action_space.high)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             assert isinstance(new_obs, np.ndarray)
             self.num_timesteps += env.num_envs
-            callback.update_locals(
-                {
-                    **{"actions": actions, "clipped_actions": clipped_actions, "log_probs": log_probs},
-                    **{"new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos},
-                }
-            )
+            acted = {"actions": actions, "clipped_actions": clipped_actions, "log_probs": log_probs}
+            callback.update_locals({**acted, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos})
             if not callback.on_step():
                 return False
             rollout_buffer.pos += 1
