@@ -175,7 +175,7 @@ def reads_distribution(policy: ActorCriticPolicy, ratio_level: RatioLevel) -> bo
     """
     :param policy: that acts
     :param ratio_level: whether the log-probability of each dimension is wanted too
-    :return: whether what is stored is not what SB3's loop has, but :func:`describe_actions`
+    :return: whether :func:`describe_actions` has to be asked, as what SB3's loop has is not what is stored
     """
     return policy.squash_output or ratio_level != "joint"
 
@@ -184,7 +184,8 @@ def describe_actions(
     policy: ActorCriticPolicy, ratio_level: RatioLevel, actions: np.ndarray, log_probs: th.Tensor
 ) -> BehaviourSample:
     """
-    What the policy really sampled in its latest forward pass, with the log-probabilities that belong to it.
+    What the policy really sampled in its latest forward pass, with the log-probabilities that belong to it; for where it
+    :func:`reads_distribution`.
 
     :param policy: right after it chose these actions
     :param ratio_level: whether the log-probability of each dimension is wanted too

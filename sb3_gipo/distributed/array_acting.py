@@ -19,6 +19,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
 from sb3_gipo.learner.graphs import all_close
+from sb3_gipo.rollouts.recorder import all_finite
 
 # What decides, beside `forward`, which actions a policy takes; a policy with a way of its own in any of it acts with that.
 METHODS = ("extract_features", "get_distribution", "_get_action_dist_from_latent")
@@ -114,7 +115,10 @@ class ArrayActing:
     def _gaussian(self, mean: Array) -> tuple[Array, Array]:
         spread = self._spread_now()
         noise = self._generator.standard_normal(mean.shape, dtype=np.float32)
-        return mean + spread.std * noise, -0.5 * np.einsum("nd,nd->n", noise, noise) - spread.log_normalizer
+        actions, log_probs = mean + spread.std * noise, -0.5 * np.einsum("nd,nd->n", noise, noise) - spread.log_normalizer
+        if not all_finite(actions):  # of the noise alone nobody would see it
+            log_probs[~np.isfinite(actions).all(axis=1)] = np.nan
+        return actions, log_probs
 
     def _spread_now(self) -> Spread:
         # torch counts how often a tensor was written to: it is the same for many steps

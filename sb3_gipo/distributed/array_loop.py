@@ -8,12 +8,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo.distributed.array_acting import ArrayActing
+from sb3_gipo.rollouts.recorder import all_finite
 
 
 class ArrayLoop(OnPolicyAlgorithm):
     """
-    To be inherited from beside an algorithm whose rollouts are recorded by a callback: stands before SB3's loop and does what
-    that does, without tensors, values, bootstrapped rewards and buffer. What is left takes half the time.
+    To be inherited from beside an algorithm whose rollouts are recorded by a callback: stands before SB3's loop and does for a
+    policy of :func:`~sb3_gipo.distributed.array_acting.can_act` what that does, without tensors, values, bootstrapped rewards,
+    buffer and statistics of episodes. What is left takes half the time. That it stays SB3's, number for number, is a test.
     """
 
     array_acting: ArrayActing | None = None  # ``None``: SB3's own loop
@@ -30,7 +32,8 @@ class ArrayLoop(OnPolicyAlgorithm):
         """
         acting, seen = self.array_acting, self._last_obs
         self.policy.set_training_mode(False)
-        if acting is None or not isinstance(seen, np.ndarray) or not acting.agrees(seen):
+        # an observation that is not finite is for the recorder to refuse, before the policy is asked
+        if acting is None or not isinstance(seen, np.ndarray) or not all_finite(seen) or not acting.agrees(seen):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         rollout_buffer.reset()
         callback.on_rollout_start()

@@ -15,7 +15,7 @@ from sb3_gipo.rollouts.types import Rollout
 
 
 class Collector(GIPO, ArrayLoop):
-    """SB3's loop and our recorder around it, as in GIPO; the rollout stays here."""
+    """SB3's loop, or the one on arrays, and our recorder around it, as in GIPO; the rollout stays here."""
 
     collected: Rollout | None = None
 

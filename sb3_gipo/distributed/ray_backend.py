@@ -234,6 +234,8 @@ class RayBackend:
 
     def _end_those_that_hang(self) -> None:
         now = time.monotonic()
+        busy = [running for running in self._running if running is not None and running.rollouts]
+        there = set(those_there([reference for running in busy for reference in (running.ready, running.rollouts[0])]))
         for index, running in enumerate(self._running):
             if running is None:
                 continue
@@ -241,9 +243,9 @@ class RayBackend:
                 if is_there(running.life):
                     self._fetch(index, running.life)  # died with nothing to do
                 continue
-            if is_there(running.ready):
+            if running.ready in there:
                 self._supervisor.is_ready(index, now)
-            if is_there(running.rollouts[0]):
+            if running.rollouts[0] in there:
                 self._supervisor.waits(index, now)  # for us
             elif self._is_silent(index, running, now):
                 self._fail(index, now, None)

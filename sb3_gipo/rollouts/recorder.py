@@ -1,4 +1,4 @@
-"""Turns what SB3's own collection loop does into a :class:`Rollout`, through its callback: no copied loop."""
+"""Turns what SB3's own collection loop does, or one like it, into a :class:`Rollout`, through its callback: no copied loop."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -109,19 +109,24 @@ class StepGuard(BaseCallback):
         return True
 
     def _look(self) -> _Step:
-        """:raises NonFiniteStepError: for the latest step"""
+        """
+        Look at the latest step, and count it.
+
+        :raises NonFiniteStepError: where it is not finite
+        """
         loop = self.locals
-        # the raw ones first: VecNormalize spreads one bad number over all environments, or clips it away
+        # first, as an environment answers a broken action with whatever it likes
+        log_probs = loop["log_probs"]
+        log_probs = log_probs if isinstance(log_probs, np.ndarray) else log_probs.cpu().numpy()  # SB3's loop has tensors
+        if not all_finite(log_probs):
+            self._refuse("a log-probability", log_probs, "the policy")
+        # the raw ones before: VecNormalize spreads one bad number over all environments, or clips it away
         new_obs = loop["new_obs"]
         latest, rewards = self._normalizer.latest_observation(new_obs), self._normalizer.raw_reward(loop["rewards"])
         self._check("an observation", latest)
         self._check("a reward", rewards)
         if latest is not new_obs:
             self._check("an observation", new_obs)
-        log_probs = loop["log_probs"]  # SB3's loop has tensors
-        log_probs = log_probs if isinstance(log_probs, np.ndarray) else log_probs.cpu().numpy()
-        if not all_finite(log_probs):
-            self._refuse("a log-probability", log_probs, "the policy")
         has_ends = bool(np.count_nonzero(loop["dones"]))
         if has_ends:
             self._check_terminal_observations()

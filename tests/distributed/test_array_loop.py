@@ -1,5 +1,7 @@
 """The loop of an actor that acts on arrays does what SB3's does with the same actions."""
 
+import copy
+import os
 from dataclasses import fields
 from typing import Any
 
@@ -7,11 +9,13 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_gipo.distributed.array_acting import ArrayActing
 from sb3_gipo.distributed.collector import Collector, collector
-from sb3_gipo.policies import MlpPolicy
+from sb3_gipo.learner.engine import Engine
+from sb3_gipo.policies import MlpPolicy, unchecked_distributions
+from sb3_gipo.replay_algorithm import DeadEnvironmentError
 from sb3_gipo.rollouts.recorder import NonFiniteStepError
 from sb3_gipo.rollouts.types import Rollout
 from tests.distributed.test_collector import SIZES, collect, same
@@ -25,12 +29,19 @@ WRAPPERS: dict[str, Any] = {
 }
 
 
-def model_of(wrap: str = "plain", action: str = "box", seeds: tuple[int, ...] = (1, 2)) -> Collector:
-    env: VecEnv = DummyVecEnv([lambda seed=seed: SpaceEnv("box", action, seed=seed) for seed in seeds])
+def model_of(wrap: str = "plain", action: str = "box", seeds: tuple[int, ...] = (1, 2), observation: str = "box") -> Collector:
+    env: VecEnv = _ReusingVecEnv([lambda seed=seed: SpaceEnv(observation, action, seed=seed) for seed in seeds])
     model = collector(MlpPolicy, env=WRAPPERS[wrap](env), **SIZES)
     with th.no_grad():  # far enough for actions to be clipped
         model.policy.action_net.weight.mul_(100.0)
     return model
+
+
+class _ReusingVecEnv(DummyVecEnv):
+    """Writes every observation into the same array, as vectorised simulators do."""
+
+    def _obs_from_buf(self) -> Any:
+        return self.buf_obs[None]
 
 
 def with_sb3s_loop(model: Collector) -> Collector:
@@ -52,11 +63,13 @@ def with_its_own(model: Collector) -> Collector:
 
 
 @pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+@pytest.mark.parametrize("observation", ["box", "float64"])
 @pytest.mark.parametrize("action", ["box", "box_matrix", "discrete"])
 @pytest.mark.parametrize("wrap", WRAPPERS)
-def test_it_does_what_sb3s_does(wrap: str, action: str, seeds: tuple[int, ...]) -> None:
+def test_it_does_what_sb3s_does(wrap: str, action: str, observation: str, seeds: tuple[int, ...]) -> None:
     """Two rollouts, number for number, with ends of both kinds, and what is left for the next one."""
-    models = with_sb3s_loop(model_of(wrap, action, seeds)), with_its_own(model_of(wrap, action, seeds))
+    made = (wrap, action, seeds, observation)
+    models = with_sb3s_loop(model_of(*made)), with_its_own(model_of(*made))
     for _ in range(2):
         expected, found = map(collect, models)
         assert expected.truncated.any()
@@ -79,8 +92,9 @@ class _Notes(BaseCallback):
         self._stops_at = stops_at
 
     def _on_step(self) -> bool:
-        names = ("actions", "clipped_actions", "log_probs", "new_obs", "rewards", "dones", "infos")
-        self.seen.append({name: self.locals[name] for name in names} | {"timesteps": self.num_timesteps})
+        names = ("actions", "clipped_actions", "new_obs", "rewards", "dones", "infos")
+        noted = {name: copy.deepcopy(self.locals[name]) for name in names}
+        self.seen.append({**noted, "log_probs": np.asarray(self.locals["log_probs"]).copy(), "timesteps": self.num_timesteps})
         return self.n_calls < self._stops_at
 
 
@@ -95,7 +109,7 @@ def test_callbacks_see_what_they_see_in_sb3s() -> None:
         assert not model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
         assert model.rollout_buffer.pos == 4
         assert model.collected is None
-        seen.append([{**step, "log_probs": np.asarray(step["log_probs"])} for step in notes.seen])
+        seen.append(notes.seen)
     np.testing.assert_equal(*seen)
     assert len(seen[0]) == 5
 
@@ -114,3 +128,58 @@ def test_a_number_that_is_not_finite_ends_it() -> None:
         collect(model)
     assert set(error.value.step) == {"actions", "clipped_actions", "rewards", "new_obs"}
     assert np.isnan(error.value.step["rewards"])
+
+
+class _BrokenFromTheBeginning(SpaceEnv):
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = super().reset(**arguments)
+        return observation * np.nan, info
+
+
+def test_a_first_observation_that_is_not_finite_is_the_environments_fault() -> None:
+    """Said before the policy is asked what it makes of it."""
+    env = DummyVecEnv([lambda: SpaceEnv(seed=1), lambda: _BrokenFromTheBeginning(seed=2)])
+    model = with_its_own(collector(MlpPolicy, env=env, **SIZES))
+    with pytest.raises(NonFiniteStepError, match="Environment 1: the environment returned an observation"):
+        collect(model)
+
+
+@pytest.mark.parametrize("action", ["box", "discrete"])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_policy_that_is_not_finite_is_stopped_at_its_first_step(action: str, number: float) -> None:
+    """As in SB3's loop. Here torch does not look at its distributions, as in Ray's actors."""
+    model = with_its_own(model_of(action=action))
+    with th.no_grad():
+        model.policy.action_net.bias[0] = number
+    with (
+        unchecked_distributions(),
+        np.errstate(invalid="ignore"),
+        pytest.raises(NonFiniteStepError, match=r"Environment 0: the policy returned a log-probability .* at step 0 of"),
+    ):
+        collect(model)
+    assert model.num_timesteps == 2
+
+
+def test_an_environment_that_died_is_told_of() -> None:
+    """Its process ends in the middle of a rollout."""
+    env = SubprocVecEnv([lambda: _Dying(seed=1)], start_method="fork")
+    model = with_its_own(collector(MlpPolicy, env=env, **SIZES))
+    with pytest.raises(DeadEnvironmentError, match="An environment process died"):
+        collect(model)
+    assert model._last_obs is None
+
+
+class _Dying(SpaceEnv):
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self._t == 3:
+            os._exit(1)
+        return super().step(action)
+
+
+def test_nothing_is_compiled_for_it() -> None:
+    model = with_its_own(model_of())
+    model.compile = True
+    model._engine = Engine(compiled=True)
+    collect(model)
+    assert model._engine.compile_seconds == 0.0
+    assert "forward" not in vars(model.policy)
