@@ -82,7 +82,7 @@ class _Ends(BaseCallback):
 
     def _on_step(self) -> bool:
         self.latest = time.monotonic()
-        if self.locals["dones"].any():
+        if np.count_nonzero(self.locals["dones"]):
             self._note_ends()
         self._step += 1
         return True

@@ -7,7 +7,7 @@ has slept: an actor that waits for a simulator wakes up with cold caches. The sa
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from sb3_gipo.rollouts.recorder import all_finite
 # What decides, beside `forward`, which actions a policy takes; a policy with a way of its own in any of it acts with that.
 METHODS = ("extract_features", "get_distribution", "_get_action_dist_from_latent")
 HALF_LOG_2_PI = 0.5 * math.log(2.0 * math.pi)
+DRAWN_AT_ONCE = 64  # steps: for a single one the generator takes as long as a layer
 
 Array = np.ndarray
 Sampler = Callable[[Array], tuple[Array, Array]]  # outputs of the network [N, D] -> actions, log-probabilities [N]
@@ -72,9 +73,12 @@ class ArrayActing:
         self._generator = np.random.default_rng(int(th.randint(2**62, ())))
         self._shape = policy.action_space.shape or ()
         self._sample: Sampler = self._categorical
+        self._draw = self._gumbel
         if isinstance(policy.action_dist, DiagGaussianDistribution):
             self._log_std: Array = policy.log_std.detach().numpy()
-            self._sample = self._gaussian
+            self._sample, self._draw = self._gaussian, self._normal
+        self._drawn: Iterator[tuple[Array, Array]] = iter(())
+        self._drawn_for: tuple[int, ...] = ()
         self._spread: Spread | None = None
         self._refused = False
 
@@ -112,10 +116,25 @@ class ArrayActing:
                 latent = activation(latent)
         return latent
 
+    def _noise(self, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """:return: for one step, with the logarithm of its density where that is asked for"""
+        if shape != self._drawn_for:
+            self._drawn, self._drawn_for = self._draw(shape), shape
+        return next(self._drawn)
+
+    def _normal(self, shape: tuple[int, ...]) -> Iterator[tuple[Array, Array]]:
+        while True:
+            noise = self._generator.standard_normal((DRAWN_AT_ONCE, *shape), dtype=np.float32)
+            yield from zip(noise, -0.5 * np.einsum("tnd,tnd->tn", noise, noise), strict=True)
+
+    def _gumbel(self, shape: tuple[int, ...]) -> Iterator[tuple[Array, Array]]:
+        while True:
+            noise = self._generator.gumbel(size=(DRAWN_AT_ONCE, *shape))
+            yield from zip(noise, noise, strict=True)  # its density is of no use
+
     def _gaussian(self, mean: Array) -> tuple[Array, Array]:
-        spread = self._spread_now()
-        noise = self._generator.standard_normal(mean.shape, dtype=np.float32)
-        actions, log_probs = mean + spread.std * noise, -0.5 * np.einsum("nd,nd->n", noise, noise) - spread.log_normalizer
+        spread, (noise, log_densities) = self._spread_now(), self._noise(mean.shape)
+        actions, log_probs = mean + spread.std * noise, log_densities - spread.log_normalizer
         if not all_finite(actions):  # of the noise alone nobody would see it
             log_probs[~np.isfinite(actions).all(axis=1)] = np.nan
         return actions, log_probs
@@ -130,7 +149,7 @@ class ArrayActing:
 
     def _categorical(self, logits: Array) -> tuple[Array, Array]:
         # the largest of logits with Gumbel noise is a sample of their softmax
-        actions = np.argmax(logits + self._generator.gumbel(size=logits.shape), axis=1)
+        actions = np.argmax(logits + self._noise(logits.shape)[0], axis=1)
         logits = logits - logits.max(axis=1, keepdims=True)
         chosen = np.take_along_axis(logits, actions[:, None], axis=1)[:, 0]
         return actions, chosen - np.log(np.exp(logits).sum(axis=1))

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_gipo.distributed import AsyncGIPO, backends, published
 from sb3_gipo.distributed.actor import Actor
-from sb3_gipo.distributed.array_acting import ArrayActing, OtherActionsWarning, can_act
+from sb3_gipo.distributed.array_acting import DRAWN_AT_ONCE, ArrayActing, OtherActionsWarning, can_act
 from sb3_gipo.distributed.collector import Collector, collector, without_critic
 from sb3_gipo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_gipo.rollouts.normalization import Normalizer
@@ -95,6 +95,20 @@ def test_categorical_actions_are_as_frequent_as_the_policy_says() -> None:
     assert probabilities.min() < 0.15 < 0.35 < probabilities.max()
     errors = np.sqrt(probabilities * (1 - probabilities) / 40_000)
     assert (np.abs(np.bincount(actions, minlength=4) / 40_000 - probabilities) < 5 * errors).all()
+
+
+def test_noise_is_drawn_anew_when_it_is_used_up() -> None:
+    """None of it comes twice, and to each step belongs its own log-probability; then for more environments."""
+    policy = policy_of()
+    acting, steps = ArrayActing(policy), 3 * DRAWN_AT_ONCE + 5
+    for number in (1, 2):
+        seen = observations("box", number)
+        found = [acting.act(seen) for _ in range(steps)]
+        assert len(np.unique([actions for actions, _ in found])) == steps * number * 2
+        with th.no_grad():
+            distribution = policy.get_distribution(th.from_numpy(seen))
+            expected = [distribution.log_prob(th.from_numpy(actions)).numpy() for actions, _ in found]
+        np.testing.assert_allclose([log_probs for _, log_probs in found], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_exploration_follows_torchs_seed() -> None:
