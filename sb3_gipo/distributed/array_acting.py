@@ -75,7 +75,7 @@ class ArrayActing:
         self._sample: Sampler = self._categorical
         self._draw = self._gumbel
         if isinstance(policy.action_dist, DiagGaussianDistribution):
-            self._log_std: Array = policy.log_std.detach().numpy()
+            self._log_std: th.Tensor = policy.log_std
             self._sample, self._draw = self._gaussian, self._normal
         self._drawn: Iterator[tuple[Array, Array]] = iter(())
         self._drawn_for: tuple[int, ...] = ()
@@ -105,11 +105,15 @@ class ArrayActing:
         :return: actions as SB3 samples them [N, *action], their log-probabilities [N]
         """
         actions, log_probs = self._sample(self._outputs(observations))
-        return actions.reshape(-1, *self._shape), log_probs
+        if actions.shape[1:] != self._shape:
+            actions = actions.reshape(-1, *self._shape)
+        return actions, log_probs
 
     def _outputs(self, observations: Array) -> Array:
         """:return: means, or logits [N, D]"""
-        latent = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+        latent = observations
+        if latent.ndim != 2 or latent.dtype != np.float32:
+            latent = latent.reshape(len(latent), -1).astype(np.float32)
         for weight, bias, activation in self._layers:
             latent = latent @ weight + bias
             if activation is not None:
@@ -141,10 +145,11 @@ class ArrayActing:
 
     def _spread_now(self) -> Spread:
         # torch counts how often a tensor was written to: it is the same for many steps
-        version = self.policy.log_std._version
+        version = self._log_std._version
         if self._spread is None or self._spread.version != version:
-            log_normalizer = float(self._log_std.sum()) + len(self._log_std) * HALF_LOG_2_PI
-            self._spread = Spread(version, np.exp(self._log_std), log_normalizer)
+            log_std = self._log_std.detach().numpy()
+            log_normalizer = float(log_std.sum()) + len(log_std) * HALF_LOG_2_PI
+            self._spread = Spread(version, np.exp(log_std), log_normalizer)
         return self._spread
 
     def _categorical(self, logits: Array) -> tuple[Array, Array]:

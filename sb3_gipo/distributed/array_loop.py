@@ -37,12 +37,11 @@ class ArrayLoop(OnPolicyAlgorithm):
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         rollout_buffer.reset()
         callback.on_rollout_start()
+        box = self.action_space if isinstance(self.action_space, spaces.Box) else None
         for _ in range(n_rollout_steps):
             actions, log_probs = acting.act(seen)
-            clipped_actions = actions
-            if isinstance(self.action_space, spaces.Box):
-                # `np.clip`, for less
-                clipped_actions = np.minimum(np.maximum(actions, self.action_space.low), self.action_space.high)
+            # `np.clip`, for less
+            clipped_actions = actions if box is None else np.minimum(np.maximum(actions, box.low), box.high)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             assert isinstance(new_obs, np.ndarray)
             self.num_timesteps += env.num_envs

@@ -22,11 +22,13 @@ def tell(model: BaseAlgorithm, collected: Collected, callback: BaseCallback) -> 
     for end in collected.ends:
         infos[end.step][end.environment] = end.info
     dones = rollout.terminated | rollout.truncated
+    has_end = dones.any(axis=1)
     for step in range(rollout.n_steps):
         model.num_timesteps += rollout.n_envs
         facts = {"rewards": rollout.rewards[step], "actions": rollout.actions[step]}
         callback.update_locals({"infos": infos[step], "dones": dones[step], **facts})
         if not callback.on_step():
             return False
-        model._update_info_buffer(infos[step], dones[step])
+        if has_end[step]:
+            model._update_info_buffer(infos[step], dones[step])
     return True

@@ -237,13 +237,13 @@ class RolloutRecorder(StepGuard):
     def _on_step(self) -> bool:
         step = self._look()
         t, columns = self._step - 1, self._columns
-        sample = BehaviourSample(self.locals["actions"], step.log_probs, None)
+        actions, log_probs = self.locals["actions"], step.log_probs
         if self._describe_actions is not None:
-            sample = self._describe_actions(self.locals["actions"], self.locals["log_probs"])
-        columns["actions"][t] = sample.actions.reshape(columns["actions"].shape[1:])
-        columns["log_probs"][t] = sample.log_probs
-        if sample.dimension_log_probs is not None:
-            columns.setdefault("dimension_log_probs", []).append(sample.dimension_log_probs)
+            actions, log_probs, by_dimension = self._describe_actions(actions, self.locals["log_probs"])
+            if by_dimension is not None:
+                columns.setdefault("dimension_log_probs", []).append(by_dimension)
+        columns["actions"][t] = actions.reshape(columns["actions"].shape[1:])
+        columns["log_probs"][t] = log_probs
         columns["rewards"][t] = step.rewards
         columns["policy_version"][t] = self._policy_version()
         if step.has_ends:

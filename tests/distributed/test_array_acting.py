@@ -238,7 +238,7 @@ def test_a_spread_that_is_another_one_is_noticed() -> None:
     """By the policy's word, not the layers': here only of the spread."""
     policy = policy_of()
     acting = ArrayActing(policy)
-    acting._log_std = acting._log_std + 0.01
+    acting._log_std = acting._log_std.detach() + 0.01
     with pytest.warns(OtherActionsWarning):
         assert not acting.agrees(observations("box", 2))
 
