@@ -8,7 +8,7 @@ has slept: an actor that waits for a simulator wakes up with cold caches. The sa
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -73,11 +73,11 @@ class ArrayActing:
         self._generator = np.random.default_rng(int(th.randint(2**62, ())))
         self._shape = policy.action_space.shape or ()
         self._sample: Sampler = self._categorical
-        self._draw = self._gumbel
+        self._draw: Callable[[tuple[int, ...]], Iterator[Any]] = self._gumbel
         if isinstance(policy.action_dist, DiagGaussianDistribution):
             self._log_std: th.Tensor = policy.log_std
             self._sample, self._draw = self._gaussian, self._normal
-        self._drawn: Iterator[tuple[Array, Array]] = iter(())
+        self._drawn: Iterator[Any] = iter(())
         self._drawn_for: tuple[int, ...] = ()
         self._spread: Spread | None = None
         self._refused = False
@@ -120,21 +120,21 @@ class ArrayActing:
                 latent = activation(latent)
         return latent
 
-    def _noise(self, shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """:return: for one step, with the logarithm of its density where that is asked for"""
+    def _noise(self, shape: tuple[int, ...]) -> Any:
+        """:return: for one step, of outputs of this shape, what the policy's kind draws"""
         if shape != self._drawn_for:
             self._drawn, self._drawn_for = self._draw(shape), shape
         return next(self._drawn)
 
     def _normal(self, shape: tuple[int, ...]) -> Iterator[tuple[Array, Array]]:
+        """Noise [N, D] and, but for a constant, the logarithm of its density [N]."""
         while True:
             noise = self._generator.standard_normal((DRAWN_AT_ONCE, *shape), dtype=np.float32)
             yield from zip(noise, -0.5 * np.einsum("tnd,tnd->tn", noise, noise), strict=True)
 
-    def _gumbel(self, shape: tuple[int, ...]) -> Iterator[tuple[Array, Array]]:
+    def _gumbel(self, shape: tuple[int, ...]) -> Iterator[Array]:
         while True:
-            noise = self._generator.gumbel(size=(DRAWN_AT_ONCE, *shape))
-            yield from zip(noise, noise, strict=True)  # its density is of no use
+            yield from self._generator.gumbel(size=(DRAWN_AT_ONCE, *shape))
 
     def _gaussian(self, mean: Array) -> tuple[Array, Array]:
         spread, (noise, log_densities) = self._spread_now(), self._noise(mean.shape)
@@ -154,7 +154,7 @@ class ArrayActing:
 
     def _categorical(self, logits: Array) -> tuple[Array, Array]:
         # the largest of logits with Gumbel noise is a sample of their softmax
-        actions = np.argmax(logits + self._noise(logits.shape)[0], axis=1)
+        actions = np.argmax(logits + self._noise(logits.shape), axis=1)
         logits = logits - logits.max(axis=1, keepdims=True)
         chosen = np.take_along_axis(logits, actions[:, None], axis=1)[:, 0]
         return actions, chosen - np.log(np.exp(logits).sum(axis=1))

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env.util import dict_to_obs
 
 class ActorVecEnv(DummyVecEnv):
     """
-    Gives what ``DummyVecEnv`` gives, copied without ``deepcopy``, which takes as long as everything else it does at a step.
+    Gives what ``DummyVecEnv`` gives, copied without ``deepcopy``.
 
     Observations are arrays: copying those is enough. An info is a dictionary of its own, its values are the environment's:
     for who reads them before the next step, as an actor does.
