@@ -218,7 +218,7 @@ class AsyncGIPO(GIPO):
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
         """
-        self._whole, self._signals = False, Signals()
+        self._whole, self._signals.received = False, None
         with claimed(self.checkpoint_path):
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -361,7 +361,7 @@ class AsyncGIPO(GIPO):
     @property
     def terminated(self) -> bool:
         """By SIGTERM or Ctrl-C: `learn` ends as soon as what it does is done."""
-        return self._signals.received is not None
+        return self._signals.told_to_end()
 
     def _write_checkpoint(self) -> None:
         nothing_yet = self.num_timesteps == 0 and self.policy_version == 0

@@ -16,7 +16,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received: int | None = None  # the latest, until it is forgotten
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -28,6 +28,12 @@ class Signals:
             self._before = {kind: signal.signal(kind, self._take_note) for kind in kinds}
         except ValueError:
             self._before = {}
+
+    def told_to_end(self) -> bool:
+        """
+        :return: whether one was received
+        """
+        return self.received is not None
 
     def stop(self) -> None:
         """What was there before is there again."""
