@@ -1,6 +1,6 @@
 """
-SIGTERM to a driver and to Ray's own processes, as schedulers send it. Where the object store has ended Ray ends whoever uses it
-at once, with status 1 and without a word: the driver must not, before its checkpoint is written.
+SIGTERM to a driver and to Ray's own processes, as schedulers send it. Where the object store has ended Ray ends whoever uses
+it at once, with status 1 and without a word: the driver must not, before its checkpoint is written.
 """
 
 import os
@@ -54,7 +54,8 @@ def slow_to_make(*args):
 
 def with_a_result(*args, **kwargs):
     found = wait(*args, **kwargs)
-    if moment == "a rollout is about to be taken" and kwargs["timeout"] == 0 and found[0] and model.num_timesteps >= 2 * ROLLOUT:
+    is_there = kwargs["timeout"] == 0 and found[0] and model.num_timesteps >= 2 * ROLLOUT
+    if moment == "a rollout is about to be taken" and is_there:
         print("now", flush=True)
         the_store_ends()
     return found
