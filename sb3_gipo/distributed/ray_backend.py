@@ -279,6 +279,7 @@ class RayBackend:
         assert running is not None
         reason: Reason = "hung" if error is None else "raised" if _raised(error) else "died"
         why = self._supervisor.say_hangs(index, now) if error is None else str(error)
+        # Who dies within a moment of being made may not have said that it was: its few steps are then no rollout.
         half_made = bool(running.rollouts) and _succeeded(running.ready) and ray.get(running.ready)
         lost = min(sum(map(_is_lost, those_there(running.rollouts))) + half_made, len(running.rollouts))
         self._end(index)

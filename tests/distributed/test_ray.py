@@ -63,6 +63,7 @@ class Troubled(SpaceEnv):
         self._steps += 1
         if self._steps == 10 and self.trouble is not None:
             if self.trouble == "dies":
+                time.sleep(1)  # until the answer that the environments are made has gone out: that is by Ray, a moment later
                 os._exit(7)
             if self.trouble == "hangs":
                 time.sleep(1000)
