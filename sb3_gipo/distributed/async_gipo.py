@@ -218,7 +218,7 @@ class AsyncGIPO(GIPO):
         :param progress_bar: Display a progress bar using tqdm and rich
         :return: the trained model
         """
-        self._whole, self._signals.received = False, None
+        self._whole, self._signals = False, Signals()
         with claimed(self.checkpoint_path):
             try:
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -227,10 +227,10 @@ class AsyncGIPO(GIPO):
                 try:
                     if self._whole:
                         self._write_checkpoint()
+                    if self.terminated and self.checkpoint_path is not None:  # before Ray takes its time to end
+                        print(Checkpoints(self.checkpoint_path).say(), flush=True)
                 finally:
                     self.close()
-                if self.terminated and self.checkpoint_path is not None:
-                    print(Checkpoints(self.checkpoint_path).say())
                 if isinstance(error, Exception):
                     self._signals.end_if_received()  # whatever else went wrong meanwhile, or because of it
                 raise
@@ -361,7 +361,7 @@ class AsyncGIPO(GIPO):
     @property
     def terminated(self) -> bool:
         """By SIGTERM or Ctrl-C: `learn` ends as soon as what it does is done."""
-        return self._signals.told_to_end()
+        return self._signals.received is not None
 
     def _write_checkpoint(self) -> None:
         nothing_yet = self.num_timesteps == 0 and self.policy_version == 0

@@ -41,5 +41,5 @@ def make(model: "AsyncGIPO") -> Backend:
     )
     # what arrives when is chance already: here nobody counts on torch's random numbers
     plan = dataclasses.replace(plan, on_arrays=True)
-    how = model.ray_address, model.actor_resources, model._signals.told_to_end
-    return RayBackend(plan, model.num_actors, model.max_queue, supervisor, *how)
+    where = model.ray_address, model.actor_resources, model.checkpoint_path is not None
+    return RayBackend(plan, model.num_actors, model.max_queue, supervisor, *where)

@@ -146,7 +146,7 @@ class AsyncEvalCallback(EventCallback):
         self._collect(0.0)  # here, not at every step: to ask costs more than a step
 
     def _on_step(self) -> bool:
-        if self.n_calls % self.eval_freq == 0 and self._source is not None and not self.model.terminated:
+        if self.n_calls % self.eval_freq == 0 and self._source is not None:
             self._collect(0.0)
             self._submit()
             self._collect(0.0)  # the serial one has it at once

@@ -1,11 +1,9 @@
 """Actors in processes of Ray, on this machine or a cluster. Only this file and its two neighbours, ``ray_*``, know of Ray."""
 
-import copy
 import dataclasses
 import math
 import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -48,8 +46,7 @@ class RayBackend:
     :param supervisor: who is started again, and when
     :param address: of a running cluster, ``"auto"`` to find it; ``None``: one for this process
     :param resources: what an actor needs, arguments of ``ray.remote``
-    :param told_to_end: whether SIGTERM was received, which Ray's own processes may have received too. Where the object store
-        has ended, to use it ends this process at once, without a word or a checkpoint: from then on it is not used
+    :param outlives_sigterm: as in :func:`connect`
     :raises ConnectionError: where no cluster is to be reached there
     """
 
@@ -61,16 +58,16 @@ class RayBackend:
         supervisor: Supervisor,
         address: str | None = None,
         resources: dict[str, Any] | None = None,
-        told_to_end: Callable[[], bool] = lambda: False,
+        outlives_sigterm: bool = False,
     ) -> None:
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
         # Task events: of every rollout that was ever asked for Ray would keep 4 kB, up to 400 MB.
         self._resources = {"num_cpus": 0 if address is None else 1, "enable_task_events": False, **(resources or {})}
         self._remote = self._make(RemoteActor, concurrency_groups=GROUPS)
-        self._session = connect(address)
+        self._session = connect(address, outlives_sigterm)
         self._asked = demand(self._resources)
         self._places = Places(self._asked, num_actors, supervisor.making_takes, time.monotonic())
-        self._plan, self._ahead, self._supervisor, self._told_to_end = plan, ahead, supervisor, told_to_end
+        self._plan, self._ahead, self._supervisor = plan, ahead, supervisor
         self._evaluators: list[RayEvaluator] = []
         self._running: list[_Running | None] = [None] * num_actors
         # Also where nobody calls `close`: an actor whose handle is dropped goes on with what it was asked for, for ever.
@@ -87,8 +84,6 @@ class RayBackend:
         """
         :param weights: for the actors to take; one object for all of them
         """
-        if self._told_to_end():
-            return
         self._weights, self._version = ray.put(weights), weights.version
         now = time.monotonic()
         for index in range(len(self._running)):
@@ -104,8 +99,6 @@ class RayBackend:
         """
         self._keep_busy()
         found = self._take_finished(at_most, POLL_SECONDS if wait else 0.0)
-        if self._told_to_end():
-            return found
         # So that nobody stands still during an update; the last one is for the policy after it.
         self._ask_for(self._ahead - 1)
         self._look_for_places()  # first: who had none until now does not hang, however long we were away
@@ -191,7 +184,7 @@ class RayBackend:
 
     def _take_finished(self, at_most: int, seconds: float) -> list[Collected]:
         found: list[Collected] = []
-        while len(found) < at_most and not self._told_to_end():  # ends: meanwhile nobody is asked for more
+        while len(found) < at_most:  # ends: meanwhile nobody is asked for more
             latest = self._take_the_first_of_each(at_most - len(found), 0.0 if found else seconds)
             if not latest:
                 break
@@ -212,11 +205,8 @@ class RayBackend:
 
     def _fetch(self, index: int, reference: Any) -> Collected | None:
         now = time.monotonic()
-        if self._told_to_end():
-            return None
         try:
-            # Our own from here on: whoever lets go of what is in an object store that has ended ends with it.
-            collected: Collected = copy.deepcopy(ray.get(reference))
+            collected: Collected = ray.get(reference)
         except RayError as error:  # it raised or died, or its node is lost, with what was finished there
             self._fail(index, now, error)
             return None
@@ -273,8 +263,6 @@ class RayBackend:
 
     def _fail(self, index: int, now: float, error: RayError | None) -> None:
         """:param error: what its rollout is instead; ``None``: it is silent"""
-        if self._told_to_end():  # and so may it have been
-            return
         running = self._running[index]
         assert running is not None
         reason: Reason = "hung" if error is None else "raised" if _raised(error) else "died"

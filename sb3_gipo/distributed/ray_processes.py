@@ -19,6 +19,7 @@ from sb3_gipo.distributed.evaluation import Evaluation, EvaluationFailedError, E
 from sb3_gipo.distributed.placement import Places
 from sb3_gipo.distributed.published import Published
 from sb3_gipo.distributed.ray_cluster import resources_of_nodes
+from sb3_gipo.distributed.signals import heard_by_what_begins
 
 # Groups of calls, each with a thread of its own.
 COLLECT, OFFER, LIVE = "collect", "offer", "live"
@@ -101,6 +102,7 @@ class RemoteActor:
     def _made(self) -> Actor:
         if self._actor is None:
             plan = self._plan
+            heard_by_what_begins()  # in this thread, where the environments are made
             th.set_num_threads(1)  # as many processes as there are cores
             # a step in twenty; what is not finite the recorder sees
             th.distributions.Distribution.set_default_validate_args(False)
@@ -162,6 +164,7 @@ class RemoteEvaluator:
         :return: what they are worth
         """
         if self._evaluator is None:
+            heard_by_what_begins()
             th.set_num_threads(1)
             if self._plan.seed is not None:
                 set_random_seed(self._plan.seed)

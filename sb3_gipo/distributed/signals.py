@@ -3,10 +3,31 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 TERMINATED = 128 + signal.SIGTERM  # exit code, as of a shell
 _INTERRUPTED = "\nCtrl-C: ends as soon as what is under way is done, and leaves a checkpoint. Once more: at once.\n"
+
+
+@contextmanager
+def unheard_by_what_begins() -> Iterator[None]:
+    """Processes that this thread begins meanwhile, and theirs, do not hear SIGTERM; here it is heard at the end of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def heard_by_what_begins() -> None:
+    """From now on by what this thread begins, such as simulators, which are ended by it."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 class Signals:
@@ -16,7 +37,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None  # the latest, until it is forgotten
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -28,12 +49,6 @@ class Signals:
             self._before = {kind: signal.signal(kind, self._take_note) for kind in kinds}
         except ValueError:
             self._before = {}
-
-    def told_to_end(self) -> bool:
-        """
-        :return: whether one was received
-        """
-        return self.received is not None
 
     def stop(self) -> None:
         """What was there before is there again."""

@@ -1,83 +1,115 @@
 """
-SIGTERM to a driver and to Ray's own processes, as schedulers send it. Where the object store has ended Ray ends whoever uses
-it at once, with status 1 and without a word: the driver must not, before its checkpoint is written.
+SIGTERM to all processes, as schedulers send it. Where its object store has ended Ray ends a driver that has something there,
+at once, with status 1 and without a word: it must not end before the driver has left its checkpoint.
 """
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sb3_gipo.distributed import AsyncGIPO
 from sb3_gipo.distributed.checkpoints import Checkpoints
+from sb3_gipo.distributed.signals import heard_by_what_begins, unheard_by_what_begins
+from tests.distributed.test_ray import SMALL, SpaceEnv
 
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
-import os, signal, sys, time
-import ray
+import sys, time
 from stable_baselines3.common.callbacks import BaseCallback
-from sb3_gipo.distributed import AsyncGIPO, published, ray_backend
+from sb3_gipo.distributed import AsyncGIPO
 
-folder, moment = sys.argv[1:]
-ROLLOUT = 8192  # in shared memory: what is larger than 100 kB
-
-def the_store_ends():
-    (raylet,) = ray._private.worker._global_node.all_processes["raylet"]
-    raylet.process.kill()
-    raylet.process.wait()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-class AtAStep(BaseCallback):
+class LongUpdate(BaseCallback):
     def _on_step(self):
-        if moment == "of what has arrived is told" and self.num_timesteps in (100, 3 * ROLLOUT - 100):
-            time.sleep(5)  # until the next ones are finished, and arrive together
-            if self.num_timesteps > ROLLOUT:
-                print("now", flush=True)
-                the_store_ends()
         return True
 
-model = AsyncGIPO(
-    "MlpPolicy", "CartPole-v1", num_actors=1, n_steps=ROLLOUT, batch_size=64, gradient_steps=1, replay_capacity=8 * ROLLOUT,
-    device="cpu", checkpoint_path=folder, replay_ratio="max", max_queue=3,
-)
+    def _on_rollout_end(self):
+        if self.num_timesteps >= 512:
+            print("now", flush=True)
+            end = time.monotonic() + 3
+            while time.monotonic() < end:  # a signal cuts `sleep` short
+                time.sleep(0.05)
 
-make, wait = published.publish, ray_backend.ray.wait
-
-def slow_to_make(*args):
-    if moment == "a policy is about to be published" and model.num_timesteps >= 2 * ROLLOUT:
-        print("now", flush=True)
-        the_store_ends()
-    return make(*args)
-
-def with_a_result(*args, **kwargs):
-    found = wait(*args, **kwargs)
-    is_there = kwargs["timeout"] == 0 and found[0] and model.num_timesteps >= 2 * ROLLOUT
-    if moment == "a rollout is about to be taken" and is_there:
-        print("now", flush=True)
-        the_store_ends()
-    return found
-
-published.publish, ray_backend.ray.wait = slow_to_make, with_a_result
-model.learn(100 * ROLLOUT, callback=AtAStep())
+small = {"n_steps": 128, "batch_size": 64, "gradient_steps": 1, "replay_capacity": 4096, "device": "cpu"}
+model = AsyncGIPO("MlpPolicy", "CartPole-v1", num_actors=1, checkpoint_path=sys.argv[1], **small)
+model.learn(1_000_000, callback=LongUpdate())
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "moment", ["a policy is about to be published", "a rollout is about to be taken", "of what has arrived is told"]
-)
-def test_a_checkpoint_is_left_where_the_store_has_ended(tmp_path: Path, moment: str) -> None:
+def test_a_checkpoint_is_left_where_all_are_told_to_end(tmp_path: Path) -> None:
+    """Ray's processes first, the driver last, and an update under way that takes longer than they would to end."""
     pytest.importorskip("ray")
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "checkpoints"), moment]
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-    assert "now" in ended.stdout, ended.stderr[-2000:]
-    assert ended.returncode == 143, ended.stderr[-2000:]
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "checkpoints")]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "now\n"
+        rays = [number for number in _of_session(driver.pid) if number != driver.pid]
+        names = [Path(f"/proc/{number}/comm").read_text().strip() for number in rays]
+        assert {"raylet", "gcs_server"} <= set(names)
+        os.kill(rays[names.index("raylet")], signal.SIGTERM)
+        time.sleep(0.3)  # enough for it to take its leave
+        for number in _of_session(driver.pid):
+            os.kill(number, signal.SIGTERM)
+        said, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 143, errors[-2000:]
     newest = Checkpoints(tmp_path / "checkpoints").newest()
     assert newest is not None
-    assert f"Checkpoint: {newest}" in ended.stdout
+    assert f"Checkpoint: {newest}" in said
+    assert _of_session(driver.pid) == []
     model = AsyncGIPO.resume(tmp_path / "checkpoints", "CartPole-v1")
-    assert model.num_timesteps == len(model.replay_buffer) == model._pace.taken >= 2 * 8192
+    assert model.num_timesteps == len(model.replay_buffer) == model._pace.taken >= 512
+
+
+def _of_session(number: int) -> list[int]:
+    """:return: numbers of the processes that are left of it"""
+    found = subprocess.run(["pgrep", "-s", str(number)], capture_output=True, text=True, check=False).stdout
+    return [int(line) for line in found.split()]
+
+
+class WithASimulator(SpaceEnv):
+    """Its simulator is a process of its own, which ends on SIGTERM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        simulator = subprocess.Popen(["sleep", "1000"])
+        simulator.terminate()
+        try:
+            simulator.wait(timeout=10)
+        finally:
+            simulator.kill()
+
+
+def test_simulators_of_actors_hear_it(tmp_path: Path) -> None:
+    """Also of actors whose run is not to be ended by it."""
+    pytest.importorskip("ray")
+    model = AsyncGIPO("MlpPolicy", WithASimulator, num_actors=1, checkpoint_path=tmp_path, **SMALL)
+    model.learn(64)
+    model.close()
+    assert model.num_timesteps >= 64
+
+
+def test_what_is_begun_hears_it_or_does_not() -> None:
+    """The thread that begins it hears it again afterwards, as before."""
+    look = ["grep", "SigBlk", "/proc/self/status"]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def blocks_sigterm() -> bool:
+        mask = int(subprocess.run(look, capture_output=True, text=True, check=True).stdout.split()[1], 16)
+        return bool(mask >> (signal.SIGTERM - 1) & 1)
+
+    assert not blocks_sigterm()
+    with unheard_by_what_begins():
+        assert blocks_sigterm()
+        heard_by_what_begins()
+        assert not blocks_sigterm()
+    assert not blocks_sigterm()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
