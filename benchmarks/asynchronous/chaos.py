@@ -30,6 +30,7 @@ from benchmarks.speed.common import SEED
 
 TROUBLES, REPEAT = {"3": "hangs", "6": "raises", "9": "slow"}, 12
 LENGTH = 64
+WIDTH = 512  # numbers in an observation: a rollout is larger than 100 kB, from where on Ray has it in shared memory
 SURVIVOR = 1  # the first one that an actor makes: it is let live, to see how its memory goes
 BETWEEN_KILLS = 3.0, 8.0  # seconds
 SAMPLE_SECONDS = 5.0
@@ -60,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
         top = Path(args.keep or temporary)
         if "actors" in args.parts:
             found = mistreat(prepare(top / "actors", spec_of_actors()), 45 if args.quick else args.seconds)
-            store("chaos_actors", args, {"settings": SETTINGS, "between_kills": BETWEEN_KILLS, "seed": SEED, **found})
+            store(
+                "chaos_actors",
+                args,
+                {"settings": SETTINGS, "width": WIDTH, "between_kills": BETWEEN_KILLS, "seed": SEED, **found},
+            )
             right &= evidence.print_verdict(found)
         if "driver" in args.parts:
             right &= resumption.run(top / "driver", args)
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def spec_of_actors() -> Spec:
     """:return: a run that ends when it is told to"""
-    return Spec(total=10**9, troubles=TROUBLES, repeat=REPEAT, at=5 * LENGTH - 20, settings=SETTINGS)
+    return Spec(total=10**9, troubles=TROUBLES, repeat=REPEAT, at=5 * LENGTH - 20, settings=SETTINGS, width=WIDTH)
 
 
 class Monkey:

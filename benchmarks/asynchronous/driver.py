@@ -36,6 +36,7 @@ class Spec(NamedTuple):
     at: int
     settings: dict[str, Any]  # of AsyncGIPO
     checkpoint_seconds: float | None = None  # with it, the run goes on where the latest checkpoint is
+    width: int = 4  # numbers in an observation
 
 
 class Journal:
@@ -112,7 +113,7 @@ def main(folder: Path) -> None:
     spec = Spec(**json.loads((folder / "spec.json").read_text()))
     generation = sum(path.name.startswith("generation-") for path in folder.iterdir())
     troubles = {int(number): trouble for number, trouble in spec.troubles.items()}
-    env = partial(BookkeepingEnv, folder / "environments", troubles, spec.repeat, spec.at)
+    env = partial(BookkeepingEnv, folder / "environments", troubles, spec.repeat, spec.at, width=spec.width)
     Watched.journal = Journal(folder, generation)
     checkpoint = folder / "checkpoint"
     if spec.checkpoint_seconds is not None and generation > 0:

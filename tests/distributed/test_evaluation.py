@@ -1,6 +1,7 @@
 """Evaluations of actors' runs: the numbers of the policy that was evaluated, its step and version, its file; and failures."""
 
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -203,12 +204,23 @@ def test_without_actors() -> None:
         model.learn(32, callback=AsyncEvalCallback("CartPole-v1"))
 
 
+class Slow(gym.Wrapper):
+    """A simulator."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        time.sleep(0.05)
+        return self.env.step(action)
+
+
 def test_beside_the_training(tmp_path: Path) -> None:
     """In a process of its own: training does not wait for a slow one, what comes too soon is left out and counted."""
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
     try:
-        callback = AsyncEvalCallback("CartPole-v1", n_eval_episodes=3, eval_freq=32, log_path=str(tmp_path), verbose=0)
+        callback = AsyncEvalCallback(Slow, n_eval_episodes=3, eval_freq=32, log_path=str(tmp_path), verbose=0)
         model = AsyncGIPO("MlpPolicy", "CartPole-v1", **SMALL)
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
@@ -219,6 +231,7 @@ def test_beside_the_training(tmp_path: Path) -> None:
     with np.load(tmp_path / "evaluations.npz") as file:
         steps, versions, results = file["timesteps"], file["policy_versions"], file["results"]
     assert 1 <= len(steps) == 2048 // 32 - callback.skipped
+    assert callback.skipped >= 1  # training came so far that the next one was due, while one was under way
     assert (steps % 32 == 0).all()
     assert (versions == steps // 32 - 1).all()
     assert results.shape == (len(steps), 3)

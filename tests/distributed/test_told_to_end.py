@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +39,32 @@ class LongUpdate(BaseCallback):
                 time.sleep(0.05)
 
 small = {"n_steps": 128, "batch_size": 64, "gradient_steps": 1, "replay_capacity": 4096, "device": "cpu"}
-model = AsyncGIPO("MlpPolicy", "CartPole-v1", num_actors=1, checkpoint_path=sys.argv[1], **small)
+checkpoint_path = sys.argv[1] if sys.argv[1:] else None
+model = AsyncGIPO("MlpPolicy", "CartPole-v1", num_actors=1, checkpoint_path=checkpoint_path, **small)
 model.learn(1_000_000, callback=LongUpdate())
 """
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keeps", [False, True], ids=["without checkpoints", "with checkpoints"])
+def test_ctrl_c_ends_all(tmp_path: Path, keeps: bool) -> None:
+    """In a terminal all processes get it; an update under way is finished only where there is to be a checkpoint."""
+    pytest.importorskip("ray")
+    folder = [str(tmp_path / "checkpoints")] if keeps else []
+    with _begun(*folder) as driver:
+        os.killpg(driver.pid, signal.SIGINT)
+        said, errors = driver.communicate(timeout=60)
+    assert driver.returncode in (130, -signal.SIGINT), errors[-2000:]
+    assert errors.strip().splitlines()[-1] == "KeyboardInterrupt"
+    assert ("Checkpoint: " in said) == keeps == (Checkpoints(tmp_path / "checkpoints").newest() is not None)
+    assert _of_session(driver.pid) == []
 
 
 @pytest.mark.slow
 def test_a_checkpoint_is_left_where_all_are_told_to_end(tmp_path: Path) -> None:
     """Ray's processes first, the driver last, and an update under way that takes longer than they would to end."""
     pytest.importorskip("ray")
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "checkpoints")]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as driver:
-        assert driver.stdout is not None
-        assert driver.stdout.readline() == "now\n"
+    with _begun(str(tmp_path / "checkpoints")) as driver:
         rays = [number for number in _of_session(driver.pid) if number != driver.pid]
         names = [Path(f"/proc/{number}/comm").read_text().strip() for number in rays]
         assert {"raylet", "gcs_server"} <= set(names)
@@ -67,6 +80,18 @@ def test_a_checkpoint_is_left_where_all_are_told_to_end(tmp_path: Path) -> None:
     assert _of_session(driver.pid) == []
     model = AsyncGIPO.resume(tmp_path / "checkpoints", "CartPole-v1")
     assert model.num_timesteps == len(model.replay_buffer) == model._pace.taken >= 512
+
+
+@contextmanager
+def _begun(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """:return: a driver in the middle of an update"""
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "now\n"
+        yield driver
 
 
 def _of_session(number: int) -> list[int]:
