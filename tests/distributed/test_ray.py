@@ -1,6 +1,7 @@
 """Actors in processes of Ray: they learn, they are started again, and they end."""
 
 import os
+import pickle
 import sys
 import time
 from functools import partial
@@ -172,6 +173,24 @@ def test_who_raises_dies_or_hangs_is_started_again(tmp_path: Path) -> None:
     assert (supervisor.restarts, supervisor.lost_rollouts) == (3, 3)
     assert len(list(tmp_path.iterdir())) == made
     assert model.num_timesteps == len(model.replay_buffer)
+
+
+def test_arrays_are_not_pickled() -> None:
+    """Of a rollout and of a policy: they lie beside what is, from where Ray puts them into shared memory as they are."""
+    learner = AsyncGIPO("MultiInputPolicy", lambda: SpaceEnv("dict"), **{**SMALL, "n_steps": 512})
+    weights = published.publish(learner.policy, 0, Normalizer(learner.env))
+    collected = RemoteActor(learner._plan(), 0, 0, weights).collect()
+    rollout = collected.rollout
+    for thing, arrays in (
+        (collected, [rollout.actions, rollout.rewards, *rollout.observations.values()]),
+        (weights, weights.tensors),
+    ):
+        beside: list[pickle.PickleBuffer] = []
+        pickled = ray.cloudpickle.dumps(thing, protocol=5, buffer_callback=beside.append)
+        there = [buffer.raw().tobytes() for buffer in beside]
+        for array in arrays:
+            assert array.tobytes() in there
+            assert array.size == 1 or array.tobytes() not in pickled
 
 
 @pytest.mark.parametrize("is_made", [False, True])
