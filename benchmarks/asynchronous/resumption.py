@@ -38,7 +38,7 @@ def run(folder: Path, args: argparse.Namespace) -> bool:
     if not hasattr(AsyncGIPO, "resume") or not needed <= set(inspect.signature(AsyncGIPO.__init__).parameters):
         print("The driver is not killed: this version has no `AsyncGIPO(checkpoint_path=...)` and `AsyncGIPO.resume`.")
         return True
-    total = LENGTH * (150 if args.quick else 600)
+    total = LENGTH * (150 if args.quick else 2400)
     # all of it stays, so that in the end every step can be accounted for
     settings = {**SETTINGS, "replay_capacity": total + 64 * LENGTH}
     spec = Spec(total, {}, 0, 0, settings, CHECKPOINT_SECONDS)
