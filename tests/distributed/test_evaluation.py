@@ -211,7 +211,7 @@ class Slow(gym.Wrapper):
         super().__init__(gym.make("CartPole-v1"))
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        time.sleep(0.05)
+        time.sleep(0.02)
         return self.env.step(action)
 
 
