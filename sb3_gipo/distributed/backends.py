@@ -2,11 +2,13 @@
 
 import dataclasses
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from sb3_gipo.distributed.backend import Backend
 from sb3_gipo.distributed.faults import Supervisor
 from sb3_gipo.distributed.serial import SerialBackend
+from sb3_gipo.distributed.signals import unheard_by_what_begins
 
 if TYPE_CHECKING:
     from sb3_gipo.distributed.async_gipo import AsyncGIPO
@@ -41,5 +43,6 @@ def make(model: "AsyncGIPO") -> Backend:
     )
     # what arrives when is chance already: here nobody counts on torch's random numbers
     plan = dataclasses.replace(plan, on_arrays=True)
-    where = model.ray_address, model.actor_resources, model.checkpoint_path is not None
-    return RayBackend(plan, model.num_actors, model.max_queue, supervisor, *where)
+    # Where its object store has ended Ray ends who has something there, at once and without a word: no checkpoint is left.
+    with nullcontext() if model.checkpoint_path is None else unheard_by_what_begins():
+        return RayBackend(plan, model.num_actors, model.max_queue, supervisor, model.ray_address, model.actor_resources)

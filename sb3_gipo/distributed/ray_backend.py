@@ -46,7 +46,6 @@ class RayBackend:
     :param supervisor: who is started again, and when
     :param address: of a running cluster, ``"auto"`` to find it; ``None``: one for this process
     :param resources: what an actor needs, arguments of ``ray.remote``
-    :param outlives_sigterm: as in :func:`connect`
     :raises ConnectionError: where no cluster is to be reached there
     """
 
@@ -58,13 +57,12 @@ class RayBackend:
         supervisor: Supervisor,
         address: str | None = None,
         resources: dict[str, Any] | None = None,
-        outlives_sigterm: bool = False,
     ) -> None:
         # On one machine the number of actors is the user's business: more of them than cores is fine with slow simulators.
         # Task events: of every rollout that was ever asked for Ray would keep 4 kB, up to 400 MB.
         self._resources = {"num_cpus": 0 if address is None else 1, "enable_task_events": False, **(resources or {})}
         self._remote = self._make(RemoteActor, concurrency_groups=GROUPS)
-        self._session = connect(address, outlives_sigterm)
+        self._session = connect(address)
         self._asked = demand(self._resources)
         self._places = Places(self._asked, num_actors, supervisor.making_takes, time.monotonic())
         self._plan, self._ahead, self._supervisor = plan, ahead, supervisor

@@ -1,6 +1,5 @@
 """Joins a cluster of Ray, or starts one for this process."""
 
-import contextlib
 import logging
 import os
 import pathlib
@@ -9,8 +8,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-
-from sb3_gipo.distributed.signals import unheard_by_what_begins
 
 REACH_SECONDS = 10.0  # to try whether there is anybody at an address
 _STORE = "object_store_memory"
@@ -37,18 +34,17 @@ class Session:
 _session: Session | None = None  # the latest
 
 
-def connect(address: str | None, outlives_sigterm: bool = False) -> Session:
+def connect(address: str | None) -> Session:
     """
     Begin a session of Ray, or share the one there is.
 
     :param address: of a running cluster, as in ``AsyncGIPO``; ``None``: one for this process
-    :param outlives_sigterm: whether one for this process goes on when all processes are sent SIGTERM, until this one ends it
     :return: for :func:`leave`
     :raises ConnectionError: in words
     """
     global _session
     if not ray.is_initialized():
-        _begin(address, outlives_sigterm)
+        _begin(address)
         _session = Session(address, is_ours=True)
     elif _session is None or not _session.goes_on():
         _session = Session(address, is_ours=False)
@@ -77,13 +73,11 @@ def _driver() -> str:
     return f"{context.get_node_id()} {context.get_job_id()}"  # jobs are numbered anew where a cluster begins
 
 
-def _begin(address: str | None, outlives_sigterm: bool) -> None:
+def _begin(address: str | None) -> None:
     """:raises ConnectionError: in words"""
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:  # of our own, even where a cluster runs on this machine
-        # Where its object store has ended Ray ends who has something there, at once and without a word: no checkpoint is left.
-        with unheard_by_what_begins() if outlives_sigterm else contextlib.nullcontext():
-            ray.init("local", **quiet)
+        ray.init("local", **quiet)
         return
     try:
         _reach(address)
