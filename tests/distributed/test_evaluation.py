@@ -1,8 +1,8 @@
 """Evaluations of actors' runs: the numbers of the policy that was evaluated, its step and version, its file; and failures."""
 
 import json
-import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
+from benchmarks.asynchronous.envs import SleepingEnv
 from sb3_gipo import GIPO
 from sb3_gipo.distributed import AsyncEvalCallback, AsyncGIPO, published
 from sb3_gipo.rollouts.normalization import Normalizer
@@ -204,24 +205,15 @@ def test_without_actors() -> None:
         model.learn(32, callback=AsyncEvalCallback("CartPole-v1"))
 
 
-class Slow(gym.Wrapper):
-    """A simulator."""
-
-    def __init__(self) -> None:
-        super().__init__(gym.make("CartPole-v1"))
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        time.sleep(0.02)
-        return self.env.step(action)
-
-
 def test_beside_the_training(tmp_path: Path) -> None:
     """In a process of its own: training does not wait for a slow one, what comes too soon is left out and counted."""
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
     try:
-        callback = AsyncEvalCallback(Slow, n_eval_episodes=3, eval_freq=32, log_path=str(tmp_path), verbose=0)
-        model = AsyncGIPO("MlpPolicy", "CartPole-v1", **SMALL)
+        callback = AsyncEvalCallback(
+            partial(SleepingEnv, 0.002), n_eval_episodes=3, eval_freq=32, log_path=str(tmp_path), verbose=0
+        )
+        model = AsyncGIPO("MlpPolicy", partial(SleepingEnv, 0.0), **SMALL)
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             model.learn(2048, callback=callback)

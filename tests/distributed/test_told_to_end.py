@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.asynchronous.processes import Process, descendants
 from sb3_gipo.distributed import AsyncGIPO
 from sb3_gipo.distributed.checkpoints import Checkpoints
 from sb3_gipo.distributed.signals import heard_by_what_begins, unheard_by_what_begins
@@ -52,12 +53,13 @@ def test_ctrl_c_ends_all(tmp_path: Path, keeps: bool) -> None:
     pytest.importorskip("ray")
     folder = [str(tmp_path / "checkpoints")] if keeps else []
     with _begun(*folder) as driver:
+        others = descendants(driver.pid)
         os.killpg(driver.pid, signal.SIGINT)
         said, errors = driver.communicate(timeout=60)
-    assert driver.returncode in (130, -signal.SIGINT), errors[-2000:]
+    assert driver.returncode == -signal.SIGINT, errors[-2000:]
     assert errors.strip().splitlines()[-1] == "KeyboardInterrupt"
     assert ("Checkpoint: " in said) == keeps == (Checkpoints(tmp_path / "checkpoints").newest() is not None)
-    assert _has_ended(driver.pid)
+    assert _end(others)
 
 
 @pytest.mark.slow
@@ -65,18 +67,19 @@ def test_a_checkpoint_is_left_where_all_are_told_to_end(tmp_path: Path) -> None:
     """Ray's processes first, the driver last, and an update under way that takes longer than they would to end."""
     pytest.importorskip("ray")
     with _begun(str(tmp_path / "checkpoints")) as driver:
-        by_name = {name: number for number, name in _of_session(driver.pid).items()}
-        assert {"raylet", "gcs_server"} <= set(by_name)
-        os.kill(by_name["raylet"], signal.SIGTERM)
+        others = descendants(driver.pid)
+        (raylet,) = (each.pid for each in others if each.title.split()[0].endswith("/raylet"))
+        os.kill(raylet, signal.SIGTERM)
         time.sleep(0.3)  # enough for it to take its leave
-        for number in _of_session(driver.pid):
-            os.kill(number, signal.SIGTERM)
+        for process in descendants(driver.pid):
+            os.kill(process.pid, signal.SIGTERM)
+        driver.terminate()
         said, errors = driver.communicate(timeout=60)
     assert driver.returncode == 143, errors[-2000:]
     newest = Checkpoints(tmp_path / "checkpoints").newest()
     assert newest is not None
     assert f"Checkpoint: {newest}" in said
-    assert _has_ended(driver.pid)
+    assert _end(others)
     model = AsyncGIPO.resume(tmp_path / "checkpoints", "CartPole-v1")
     assert model.num_timesteps == len(model.replay_buffer) == model._pace.taken >= 512
 
@@ -93,16 +96,11 @@ def _begun(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         yield driver
 
 
-def _of_session(number: int) -> dict[int, str]:
-    """:return: numbers of the processes that are left of it, with their names"""
-    found = subprocess.run(["pgrep", "-l", "-s", str(number)], capture_output=True, text=True, check=False).stdout
-    return {int(line.split()[0]): line.split(maxsplit=1)[1] for line in found.splitlines()}
-
-
-def _has_ended(number: int) -> bool:
-    """Whether, within seconds, nothing is left of it but Ray's agents, which may take a minute to see that they are alone."""
+def _end(processes: list[Process]) -> bool:
+    """Whether they do within seconds, but for Ray's agents, which may take a minute to see that they are alone."""
+    assert len(processes) > 3
     deadline = time.monotonic() + 20
-    while set(_of_session(number).values()) - {"ray::DashboardA", "ray::RuntimeEnv"}:  # a name has 15 letters
+    while any(Path(f"/proc/{each.pid}").exists() for each in processes if "Agent" not in each.title):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
