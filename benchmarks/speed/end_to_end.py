@@ -3,7 +3,7 @@ Environment steps per second of ``learn()``: GIPO, SB3's PPO and SBX's PPO at th
 
 Every contestant is a process that stays, on one core with one torch thread (``--cores``); one of them runs at a time.
 "GIPO" and "GIPO compiled" have no replay and do PPO's number of minibatches; "GIPO, defaults" keeps and replays 8 rollouts and
-takes twice as many minibatches. Seconds are wall-clock; those of the processor are stored too: where they differ, something
+takes four times as many minibatches. Seconds are wall-clock; those of the processor are stored too: where they differ, something
 else was running.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from benchmarks.speed.common import ROOT, SEED, Rows, last_cores, markdown, ratios, spread, store, take_turns
 from benchmarks.speed.problems import NO_REPLAY, with_compiled
 
-WARM_UP = 2  # units that do not count: imports, compilation, caches
+WARM_UP = 4  # units that do not count: imports, compilation, caches, a replay that is not full yet
 PACKAGES = ("mujoco", "metaworld")
 
 
