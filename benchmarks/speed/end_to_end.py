@@ -3,8 +3,8 @@ Environment steps per second of ``learn()``: GIPO, SB3's PPO and SBX's PPO at th
 
 Every contestant is a process that stays, on one core with one torch thread (``--cores``); one of them runs at a time.
 "GIPO" and "GIPO compiled" have no replay and do PPO's number of minibatches; "GIPO, defaults" keeps and replays 8 rollouts and
-takes four times as many minibatches. Seconds are wall-clock; those of the processor are stored too: where they differ, something
-else was running.
+takes four times as many minibatches. Seconds are wall-clock; those of the processor are stored too: where they differ,
+something else was running.
 """
 
 import argparse
