@@ -35,6 +35,6 @@ def check_arguments(model: Any) -> None:
     settings.check_at_least("old_threshold", model.old_threshold, 0, integer=True)
     if model.max_policy_lag is not None:
         settings.check_at_least("max_policy_lag", model.max_policy_lag, 0, integer=True)
-    settings.check_compile(model.compile, model.bf16)
+    settings.check_flags(chain_rollouts=model.chain_rollouts, compile=model.compile, bf16=model.bf16)
     settings.check_replay(model.replay_capacity, model.gradient_steps, model.n_steps, model.n_envs, model.batch_size)
     settings.check_lag(model.acting_lag, has_replay=model._stores_rollouts)

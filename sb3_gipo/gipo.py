@@ -94,6 +94,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         ``"stored"``: as computed at collection. Without a replay all three are PPO's (ratios are 1 then)
     :param vtrace_rho_bar: Truncation of the ratio in V-trace's temporal difference, above 0
     :param vtrace_c_bar: Truncation of the ratio in V-trace's trace, above 0
+    :param chain_rollouts: Whether the trace of a target goes on where its rollout ends and the next one of the same
+        environments is stored too; else it ends there, as in the paper. Worth it where rollouts are short
     :param max_policy_lag: Drop rollouts older than this many policy versions; ``None``: only for room
     :param acting_lag: Collect with the policy of so many versions ago, as an actor does whose weights arrive late: for studies
         of staleness. Needs a replay; 0: with the current one
@@ -159,6 +161,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         target: Target = "vtrace",
         vtrace_rho_bar: float = 1.0,
         vtrace_c_bar: float = 1.0,
+        chain_rollouts: bool = False,
         max_policy_lag: int | None = None,
         acting_lag: int = 0,
         old_threshold: int = 4,
@@ -211,6 +214,7 @@ class GIPO(ReplayOnPolicyAlgorithm):
         self.target = target
         self.vtrace_rho_bar = vtrace_rho_bar
         self.vtrace_c_bar = vtrace_c_bar
+        self.chain_rollouts = chain_rollouts
         self.max_policy_lag = max_policy_lag
         self.acting_lag = acting_lag
         self.old_threshold = old_threshold
@@ -294,7 +298,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
 
     def _compute_targets(self, replay: RolloutReplayBuffer) -> ReplayTargets:
         self.policy.set_training_mode(False)
-        how = TargetSettings(self.target, self.gamma, self.gae_lambda, self.vtrace_rho_bar, self.vtrace_c_bar)
+        bars = self.vtrace_rho_bar, self.vtrace_c_bar
+        how = TargetSettings(self.target, self.gamma, self.gae_lambda, *bars, self.chain_rollouts)
         return compute_targets(replay, self.policy, Normalizer(self.env), how)
 
     def _epochs(
@@ -317,9 +322,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
     def _n_gradient_steps(self) -> int:
         if self.gradient_steps is not None:
             return self.gradient_steps
-        replay = self.replay_buffer
+        replay, rollout = self.replay_buffer, self.n_steps * self.n_envs
         assert replay is not None
-        rollout = self.n_steps * self.n_envs
         return defaults.gradient_steps(self.n_epochs, rollout, self.batch_size, len(replay), replay.capacity)
 
     def _kl_limit(self) -> float | None:
@@ -354,9 +358,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         return defaults.kl_coef(self.replay_capacity is not None, self.surrogate, self._surrogate_kwargs())
 
     def _surrogate_kwargs(self) -> dict[str, Any]:
-        if self.surrogate_kwargs is not None:
-            return self.surrogate_kwargs
-        return defaults.surrogate_kwargs(self.replay_capacity is not None, self.surrogate)
+        usual = defaults.surrogate_kwargs(self.replay_capacity is not None, self.surrogate)
+        return usual if self.surrogate_kwargs is None else self.surrogate_kwargs
 
     def _objective_settings(self) -> ObjectiveSettings:
         return ObjectiveSettings(

@@ -115,13 +115,12 @@ def thread_hint(device: th.device, n_threads: int, n_parameters: int) -> str | N
     )
 
 
-def check_compile(compile: object, bf16: object) -> None:
+def check_flags(**flags: object) -> None:
     """
-    :param compile: argument of GIPO
-    :param bf16: argument of GIPO
+    :param flags: arguments of GIPO by name
     :raises ValueError: where one is not true or false
     """
-    for name, value in (("compile", compile), ("bf16", bf16)):
+    for name, value in flags.items():
         if not isinstance(value, bool):
             raise ValueError(f"`{name}` is {value!r}; it must be True or False.")
 

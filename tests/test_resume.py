@@ -181,7 +181,8 @@ def test_own_arguments_and_optimizer_survive(tmp_path: Path) -> None:
     """GIPO's arguments, the policy version and the optimizer's moments come back; the replay has its own file."""
     options = {"surrogate": "sapo", "surrogate_kwargs": {"tau_neg": 2.0}, "sigma": 0.7, "sigma_neg": 0.2, "kernel": "cauchy"}
     options.update({"ratio_level": "dimension", "replay_capacity": 96, "gradient_steps": 3, "target": "gae", "kl_coef": 0.05})
-    options.update({"vtrace_rho_bar": 2.0, "vtrace_c_bar": 1.5, "max_policy_lag": 7, "old_threshold": 2})
+    options.update({"vtrace_rho_bar": 2.0, "vtrace_c_bar": 1.5, "chain_rollouts": True, "max_policy_lag": 7})
+    options.update({"old_threshold": 2})
     model = GIPO("MlpPolicy", make_env(), **SMALL, **options).learn(2 * ROLLOUT)
     model.save(tmp_path / "model")
     loaded = GIPO.load(tmp_path / "model", env=make_env())

@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from sb3_gipo.ops.targets import Targets, gae, vtrace
 from sb3_gipo.policies import actions_to_tensor, evaluate_actions
 from sb3_gipo.rollouts.normalization import Normalizer
-from sb3_gipo.rollouts.replay import RolloutReplayBuffer, Segment
+from sb3_gipo.rollouts.replay import RolloutReplayBuffer
 from sb3_gipo.rollouts.types import Observation, map_observation, observation_parts
 
 Target = Literal["vtrace", "gae", "stored"]
@@ -30,6 +30,7 @@ class TargetSettings(NamedTuple):
     gae_lambda: float
     rho_bar: float
     c_bar: float
+    chain_rollouts: bool  # a trace goes on into the rollout that follows
 
 
 class ReplayTargets(NamedTuple):
@@ -46,7 +47,7 @@ def compute_targets(
     replay: RolloutReplayBuffer, policy: ActorCriticPolicy, normalizer: Normalizer, how: TargetSettings
 ) -> ReplayTargets:
     """
-    One pass of the current policy over the whole replay, then one backward scan over its segments.
+    One pass of the current policy over the whole replay, then one backward scan over its segments, or over chains of them.
 
     :param replay: not empty
     :param policy: current policy, in evaluation mode, as it is when it collects
@@ -65,7 +66,7 @@ def compute_targets(
     truncated = th.from_numpy(replay.gather("truncated", everything))
     next_values = _next_values(replay, values, policy, normalizer)
     value_targets, advantages = th.empty_like(values), th.empty_like(values)
-    for positions in _time_major_positions(replay.segments):
+    for positions in _side_by_side(_chains(replay) if how.chain_rollouts else _pieces(replay)):
         facts = [column[positions] for column in (rewards, values, next_values, terminated, truncated)]
         targets = _scan(log_ratio[positions], facts, how)
         value_targets[positions] = targets.value_targets
@@ -123,14 +124,45 @@ def _predict_values(raw: Observation, policy: ActorCriticPolicy, normalizer: Nor
     return th.cat(values)
 
 
-def _time_major_positions(segments: tuple[Segment, ...]) -> list[th.Tensor]:
-    """Positions of all segments of one length side by side, [T, sum of N] for each length: one scan serves them all."""
-    by_length: dict[int, list[np.ndarray]] = defaultdict(list)
-    offset = 0
-    for segment in segments:
-        positions = np.arange(offset, offset + segment.size).reshape(segment.n_steps, segment.n_envs)
-        by_length[segment.n_steps].append(positions)
+def _pieces(replay: RolloutReplayBuffer) -> list[np.ndarray]:
+    """Positions of each segment [T, N]."""
+    pieces, offset = [], 0
+    for segment in replay.segments:
+        pieces.append(np.arange(offset, offset + segment.size).reshape(segment.n_steps, segment.n_envs))
         offset += segment.size
+    return pieces
+
+
+def _chains(replay: RolloutReplayBuffer) -> list[np.ndarray]:
+    """
+    As :func:`_pieces`, with segments joined where one begins with what the one before it of the same actor had seen last: with
+    short rollouts most of a target would be the value at the end of its rollout.
+    """
+    chains: dict[int, list[list[np.ndarray]]] = {}  # of each actor
+    ends: dict[int, Observation] = {}
+    for segment, piece in zip(replay.segments, _pieces(replay), strict=True):
+        of_actor = chains.setdefault(segment.actor_id, [])
+        if segment.actor_id in ends and _same(ends[segment.actor_id], replay.gather("observations", piece[0])):
+            of_actor[-1].append(piece)
+        else:  # the first, or something lies between them: environments that were reset, a rollout that is not here
+            of_actor.append([piece])
+        ends[segment.actor_id] = segment.last_observations
+    return [np.concatenate(chain) for of_actor in chains.values() for chain in of_actor]
+
+
+def _same(one: Observation, other: Observation) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(np.array_equal(part, other[key]) for key, part in one.items())
+    assert isinstance(one, np.ndarray)
+    assert isinstance(other, np.ndarray)
+    return np.array_equal(one, other)
+
+
+def _side_by_side(chains: list[np.ndarray]) -> list[th.Tensor]:
+    """Positions of all chains of one length side by side, [T, sum of N] for each length: one scan serves them all."""
+    by_length: dict[int, list[np.ndarray]] = defaultdict(list)
+    for positions in chains:
+        by_length[len(positions)].append(positions)
     return [th.from_numpy(np.concatenate(group, axis=1)) for group in by_length.values()]
 
 

@@ -99,14 +99,21 @@ def gae(
 
 def _discounted_sum(terms: th.Tensor, decay: th.Tensor) -> th.Tensor:
     """
-    Solve ``x_t = terms_t + decay_t x_{t+1}`` backwards from ``x_T = 0``.
+    Solve ``x_t = terms_t + decay_t x_{t+1}`` backwards from ``x_T = 0``, in as many operations as ``T`` has binary digits:
+    first each sum reaches over one step, then over two, four, eight (Hillis and Steele 1986).
 
     :param terms: [T, B]
-    :param decay: [T, B]
+    :param decay: at least 0 [T, B]
     :return: ``x`` [T, B]
     """
-    result = th.empty_like(terms)
-    running = th.zeros_like(terms[0])
-    for term, factor, out in zip(reversed(terms.unbind()), reversed(decay.unbind()), reversed(result.unbind()), strict=True):
-        running = th.addcmul(term, factor, running, out=out)
-    return result
+    # in float64: what decays were multiplied to may be larger than the sum itself ever gets
+    result, reached = terms.double(), decay.double()
+    largest = th.finfo(th.float64).max
+    reach = 1
+    while reach < len(result):
+        result = th.cat([th.addcmul(result[:-reach], reached[:-reach], result[reach:]), result[-reach:]])
+        # no infinity: where an episode ends, 0 times it would not be 0
+        further = (reached[:-reach] * reached[reach:]).clamp(max=largest)
+        reached = th.cat([further, reached[-reach:]])
+        reach *= 2
+    return result.to(terms.dtype)
