@@ -27,6 +27,7 @@ def check_arguments(model: Any) -> None:
     settings.check_choice("target", model.target, TARGETS)
     settings.check_above("vtrace_rho_bar", model.vtrace_rho_bar, 0)
     settings.check_above("vtrace_c_bar", model.vtrace_c_bar, 0)
+    settings.check_chains(model.chain_rollouts, model.target, model.replay_capacity is not None)
     settings.check_at_least("n_epochs", model.n_epochs, 1, integer=True)
     if model.kl_coef is not None:
         settings.check_at_least("kl_coef", model.kl_coef, 0)
@@ -35,6 +36,6 @@ def check_arguments(model: Any) -> None:
     settings.check_at_least("old_threshold", model.old_threshold, 0, integer=True)
     if model.max_policy_lag is not None:
         settings.check_at_least("max_policy_lag", model.max_policy_lag, 0, integer=True)
-    settings.check_flags(chain_rollouts=model.chain_rollouts, compile=model.compile, bf16=model.bf16)
+    settings.check_flags(compile=model.compile, bf16=model.bf16)
     settings.check_replay(model.replay_capacity, model.gradient_steps, model.n_steps, model.n_envs, model.batch_size)
     settings.check_lag(model.acting_lag, has_replay=model._stores_rollouts)

@@ -94,8 +94,8 @@ class GIPO(ReplayOnPolicyAlgorithm):
         ``"stored"``: as computed at collection. Without a replay all three are PPO's (ratios are 1 then)
     :param vtrace_rho_bar: Truncation of the ratio in V-trace's temporal difference, above 0
     :param vtrace_c_bar: Truncation of the ratio in V-trace's trace, above 0
-    :param chain_rollouts: Whether the trace of a target goes on where its rollout ends and the next one of the same
-        environments is stored too; else it ends there, as in the paper. Worth it where rollouts are short
+    :param chain_rollouts: Whether the trace of a target goes on where its rollout ends, into the next one of the same
+        environments, if that is among those that the update draws from; else it ends there, as in the paper
     :param max_policy_lag: Drop rollouts older than this many policy versions; ``None``: only for room
     :param acting_lag: Collect with the policy of so many versions ago, as an actor does whose weights arrive late: for studies
         of staleness. Needs a replay; 0: with the current one

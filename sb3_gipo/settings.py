@@ -154,6 +154,23 @@ def check_replay(capacity: object, gradient_steps: object, n_steps: int, n_envs:
         raise ValueError(f"`batch_size` {batch_size} is larger than all that is ever stored: `replay_capacity` is {capacity}.")
 
 
+def check_chains(chain_rollouts: object, target: str, has_replay: bool) -> None:
+    """
+    :param chain_rollouts: argument of GIPO
+    :param target: argument of GIPO
+    :param has_replay: whether rollouts are kept from one update to the next
+    :raises ValueError: where it is not true or false, or there is nothing to go on into
+    """
+    check_flags(chain_rollouts=chain_rollouts)
+    if chain_rollouts and (not has_replay or target == "stored"):
+        why = (
+            'with `target="stored"` no target is computed anew' if has_replay else "without a replay there is one rollout only"
+        )
+        raise ValueError(
+            f'`chain_rollouts` is True, but {why}. Leave it out, or use a replay and `target="vtrace"` or `"gae"`.'
+        )
+
+
 def check_lag(lag: object, has_replay: bool) -> None:
     """
     :param lag: ``acting_lag``: how many versions old the policy is that acts

@@ -50,6 +50,8 @@ def make_env(n_envs: int = 2) -> DummyVecEnv:
         ({"vtrace_rho_bar": 0.0}, "`vtrace_rho_bar` is 0.0"),
         ({"vtrace_c_bar": float("nan")}, "`vtrace_c_bar` is nan"),
         ({"chain_rollouts": 1}, "`chain_rollouts` is 1; it must be True or False"),
+        ({"chain_rollouts": True, "replay_capacity": None}, "`chain_rollouts` is True, but without a replay"),
+        ({"chain_rollouts": True, "target": "stored"}, '`chain_rollouts` is True, but with `target="stored"`'),
         ({"max_policy_lag": -1}, "`max_policy_lag` is -1"),
         ({"old_threshold": 1.5}, "whole number"),
         ({"kl_coef": -0.1}, "`kl_coef` is -0.1"),

@@ -134,28 +134,17 @@ def _pieces(replay: RolloutReplayBuffer) -> list[np.ndarray]:
 
 
 def _chains(replay: RolloutReplayBuffer) -> list[np.ndarray]:
-    """
-    As :func:`_pieces`, with segments joined where one begins with what the one before it of the same actor had seen last: with
-    short rollouts most of a target would be the value at the end of its rollout.
-    """
-    chains: dict[int, list[list[np.ndarray]]] = {}  # of each actor
-    ends: dict[int, Observation] = {}
+    """As :func:`_pieces`, with rollouts joined that follow one another."""
+    chains: list[list[np.ndarray]] = []
+    ends: dict[int, list[np.ndarray]] = {}  # the chain that a rollout ends so far, by its number
     for segment, piece in zip(replay.segments, _pieces(replay), strict=True):
-        of_actor = chains.setdefault(segment.actor_id, [])
-        if segment.actor_id in ends and _same(ends[segment.actor_id], replay.gather("observations", piece[0])):
-            of_actor[-1].append(piece)
-        else:  # the first, or something lies between them: environments that were reset, a rollout that is not here
-            of_actor.append([piece])
-        ends[segment.actor_id] = segment.last_observations
-    return [np.concatenate(chain) for of_actor in chains.values() for chain in of_actor]
-
-
-def _same(one: Observation, other: Observation) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return all(np.array_equal(part, other[key]) for key, part in one.items())
-    assert isinstance(one, np.ndarray)
-    assert isinstance(other, np.ndarray)
-    return np.array_equal(one, other)
+        chain = None if segment.follows is None else ends.pop(segment.follows, None)
+        if chain is None:  # the first, or what was before it is not here
+            chain = []
+            chains.append(chain)
+        chain.append(piece)
+        ends[segment.number] = chain
+    return [np.concatenate(chain) for chain in chains]
 
 
 def _side_by_side(chains: list[np.ndarray]) -> list[th.Tensor]:

@@ -73,7 +73,7 @@ def vtrace(
     correction = _discounted_sum(ratio.clamp(max=rho_bar) * delta, decay)
     # v_{t+1} - V(s_{t+1}); beyond the segment and beyond the episode nothing is known but the bootstrap value
     next_correction = th.zeros_like(correction)
-    next_correction[:-1] = correction[1:] * same_episode[:-1]
+    next_correction[:-1] = th.where(same_episode[:-1] > 0, correction[1:], 0.0)  # what is beyond an end may be anything
     return Targets(values + correction, delta + gamma * gae_lambda * next_correction)
 
 
@@ -99,8 +99,9 @@ def gae(
 
 def _discounted_sum(terms: th.Tensor, decay: th.Tensor) -> th.Tensor:
     """
-    Solve ``x_t = terms_t + decay_t x_{t+1}`` backwards from ``x_T = 0``, in as many operations as ``T`` has binary digits:
-    first each sum reaches over one step, then over two, four, eight (Hillis and Steele 1986).
+    Solve ``x_t = terms_t + decay_t x_{t+1}`` backwards from ``x_T = 0`` in about ``log2 T`` rounds: after the first each sum
+    reaches over two steps, then over four, eight (Hillis and Steele 1986).
+    Of thousands of steps many times as fast as a loop.
 
     :param terms: [T, B]
     :param decay: at least 0 [T, B]

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_gipo.rollouts.types import Observation, map_observation, observation_parts
+from sb3_gipo.rollouts.types import Observation, observation_parts, same_observation
 
 # Wrappers that may stand above VecNormalize without hiding how the policy's observation follows from the raw one.
 _PASS_OBSERVATIONS_ON = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage)
@@ -94,8 +94,7 @@ class Normalizer:
         assert self.vec_normalize is not None
         if hasattr(self.vec_normalize, "old_obs"):
             latest = self.raw_observation(observation)
-            same = map_observation(np.array_equal, self.observation(latest), observation)
-            if all(same.values()) if isinstance(same, dict) else same:
+            if same_observation(self.observation(latest), observation):
                 return latest
         return self.vec_normalize.unnormalize_obs(observation)
 

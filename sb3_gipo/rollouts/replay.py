@@ -19,6 +19,7 @@ from sb3_gipo.rollouts.types import (
     map_observation,
     observation_dtype,
     observation_parts,
+    same_observation,
 )
 
 
@@ -34,6 +35,8 @@ class Segment:
     terminal_observations: Observation  # [K, *obs]
     collected_at: float
     actor_id: int
+    number: int  # of the rollout, among all that were ever added
+    follows: int | None  # number of the rollout that ended with what this one begins with; ``None``: of none that was here
 
     @property
     def size(self) -> int:
@@ -74,6 +77,7 @@ class RolloutReplayBuffer:
         self.rng = np.random.default_rng(seed)
         self.policy_version = 0  # of the learner; its owner keeps it current
         self.dropped = 0  # transitions that left for their age, not for room
+        self._added = 0  # rollouts so far
         self._settings = StoreSettings(observation_space, action_space, n_dimensions, with_stored_targets)
         self._segments: deque[Segment] = deque()
         self._columns: dict[str, Any] = {}  # allocated by the first insert: a model loaded to predict needs none
@@ -124,6 +128,7 @@ class RolloutReplayBuffer:
                 self._write(column, start, _flat_field(rollout, name))
         self._write(self._columns["draws"], start, np.zeros(rollout.size, dtype=np.uint16))
         self._segments.append(self._segment_of(rollout, start))
+        self._added += 1
         self._layout = None
 
     def add_rollout(
@@ -409,8 +414,7 @@ class RolloutReplayBuffer:
             flat = np.concatenate([column[segment.start :], column[: end - self.capacity]])
         return flat.reshape(segment.n_steps, segment.n_envs, *column.shape[1:])
 
-    @staticmethod
-    def _segment_of(rollout: Rollout, start: int) -> Segment:
+    def _segment_of(self, rollout: Rollout, start: int) -> Segment:
         return Segment(
             start=start,
             n_steps=rollout.n_steps,
@@ -421,7 +425,17 @@ class RolloutReplayBuffer:
             terminal_observations=map_observation(np.copy, rollout.terminal_observations),
             collected_at=rollout.collected_at,
             actor_id=rollout.actor_id,
+            number=self._added,
+            follows=self._goes_on_from(rollout),
         )
+
+    def _goes_on_from(self, rollout: Rollout) -> int | None:
+        """Number of the newest rollout of the same actor, if that saw last what this one sees first."""
+        newest = next((segment for segment in reversed(self._segments) if segment.actor_id == rollout.actor_id), None)
+        if newest is None:
+            return None
+        first = map_observation(lambda column: column[0], rollout.observations)
+        return newest.number if same_observation(newest.last_observations, first) else None
 
 
 def _flat_field(rollout: Rollout, name: str) -> np.ndarray:

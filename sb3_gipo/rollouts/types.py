@@ -43,6 +43,16 @@ def observation_parts(observation: Observation) -> list[np.ndarray]:
     return list(observation.values()) if isinstance(observation, dict) else [observation]
 
 
+def same_observation(one: Observation, other: Observation) -> bool:
+    """
+    :param one: an array or a dictionary of arrays
+    :param other: of the same kind, with the same keys
+    :return: whether they are equal in shape and in every number
+    """
+    same = map_observation(np.array_equal, one, other)
+    return all(same.values()) if isinstance(same, dict) else same
+
+
 def observation_dtype(space: spaces.Space[Any]) -> np.dtype:
     """
     The type an observation is stored in: integers as they come (images stay ``uint8``), the rest as ``float32``.

@@ -288,19 +288,18 @@ def test_flags_may_be_of_any_type() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_an_end_is_one_however_large_the_ratios(dtype: th.dtype) -> None:
-    """Without bars the product of 60 ratios of e^20 is no number; at the end of the episode behind them it counts nothing."""
-    n_steps = 64
-    nothing, some = th.zeros(n_steps, 1, dtype=dtype), th.zeros(n_steps, 1, dtype=dtype)
-    some[61:] = 1.0  # rewards after the end
-    ends = nothing.clone()
-    ends[60] = 1.0
-    large = th.full_like(nothing, 20.0)
-    for kind in (nothing, ends), (ends, nothing):
-        targets = vtrace(large, some, nothing, nothing, *kind, gamma=1.0, gae_lambda=1.0, rho_bar=NO_BAR, c_bar=NO_BAR)
-        assert not targets.value_targets[:61].any()
-        assert not targets.advantages[:61].any()
-        assert (targets.value_targets[61:] > 1e8).all()
+@pytest.mark.parametrize("kind", ["terminated", "truncated"])
+def test_an_end_is_one_however_large_the_ratios(kind: str, dtype: th.dtype) -> None:
+    """Without bars the product of 64 ratios of e^20 is no number in any type; behind an end it counts nothing."""
+    n_steps, end = 160, 124
+    nothing = th.zeros(n_steps, 1, dtype=dtype)
+    facts = Facts(nothing + 20.0, nothing.clone(), nothing, nothing, nothing.clone(), nothing.clone())
+    getattr(facts, kind)[end] = 1.0
+    facts.rewards[end + 1 :] = 1.0  # 35 steps of them: their sum is no number either
+    targets = vtrace(*facts, gamma=1.0, gae_lambda=1.0, rho_bar=NO_BAR, c_bar=NO_BAR)
+    assert not targets.value_targets[: end + 1].any()
+    assert not targets.advantages[: end + 1].any()
+    assert (targets.value_targets[end + 1 :] > 1e8).all()
 
 
 # --- special cases ------------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def contents(replay: RolloutReplayBuffer) -> dict[str, Any]:
         str(number): {
             field.name: map_observation(np.copy, value) if isinstance(value, np.ndarray | dict) else value
             for field in dataclasses.fields(segment)
-            if field.name != "start"
+            if field.name not in ("start", "number", "follows")  # where it lies, and in which order it came
             for value in [getattr(segment, field.name)]
         }
         for number, segment in enumerate(replay.segments)
