@@ -254,7 +254,7 @@ def only(name: str) -> list[str]:
         ("utilization_collapse", "gipo", {"learning_rate": 0.1, "sigma": 0.1}),
         ("heavy_ratio_tail", "ppo", {"learning_rate": 0.1, "n_epochs": 10}),
         ("heavy_ratio_tail", "gipo", {"learning_rate": 0.1}),
-        ("replay_too_old", "gipo", {**SYMMETRIC, "learning_rate": 0.02, "sigma": 0.03, "kl_coef": 0.0, "old_threshold": 1}),
+        ("replay_too_old", "gipo", {**SYMMETRIC, "learning_rate": 0.03, "sigma": 0.02, "kl_coef": 0.0, "old_threshold": 1}),
         ("entropy_collapse", "ppo", {"action": "discrete", "learning_rate": 0.0}),
         ("value_not_explaining", "ppo", {"n_steps": 128, "learning_rate": 0.0}),
     ],
