@@ -8,7 +8,6 @@ its numbers in the README beside this file. Resume and save are not supported: a
 import copy
 import math
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -141,8 +140,7 @@ class Refreshed(GIPO):
         assert replay is not None
         assert targets is not None
         n_batches, batch = self._n_gradient_steps(), min(self.batch_size, len(replay))
-        with closing(replay.sample(n_batches, batch)) as drawn:
-            positions = list(drawn)
+        positions = list(replay.sample(n_batches, batch))
         for part in range(self.parts):
             if part > 0:
                 start = targets.log_prob  # of the policy at the start of the update

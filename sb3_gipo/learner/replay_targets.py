@@ -136,14 +136,14 @@ def _pieces(replay: RolloutReplayBuffer) -> list[np.ndarray]:
 def _chains(replay: RolloutReplayBuffer) -> list[np.ndarray]:
     """As :func:`_pieces`, with rollouts joined that follow one another."""
     chains: list[list[np.ndarray]] = []
-    ends: dict[int, list[np.ndarray]] = {}  # the chain that a rollout ends so far, by its number
+    of_rollout: dict[int | None, list[np.ndarray]] = {}  # the chain that each is part of, by its number
     for segment, piece in zip(replay.segments, _pieces(replay), strict=True):
-        chain = None if segment.follows is None else ends.pop(segment.follows, None)
+        chain = of_rollout.get(segment.follows)
         if chain is None:  # the first, or what was before it is not here
             chain = []
             chains.append(chain)
         chain.append(piece)
-        ends[segment.number] = chain
+        of_rollout[segment.number] = chain
     return [np.concatenate(chain) for chain in chains]
 
 

@@ -1,5 +1,6 @@
 """Targets of a whole replay: traces that cross from one rollout into the next, and where they must not."""
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_each_rollout_by_itself_where_nothing_is_asked_for() -> None:
     model.chain_rollouts = True
     assert not th.allclose(cut.advantages, targets_of(model).advantages)
     for segment in model.replay_buffer.segments:
-        model.replay_buffer._segments = type(model.replay_buffer._segments)([segment])
+        model.replay_buffer._segments = deque([segment])
         model.replay_buffer._layout = None
         alone, size = targets_of(model), segment.size
         th.testing.assert_close(cut.advantages[offset : offset + size], alone.advantages)
