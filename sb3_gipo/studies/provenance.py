@@ -12,17 +12,20 @@ import torch as th
 
 import sb3_gipo
 
-PACKAGES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "metaworld", "mujoco")
+PACKAGES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "metaworld", "mujoco", "jax")
 
 
-def versions() -> dict[str, str]:
-    """:return: of Python, the packages that are installed, this one with its sources, and its commit where it is a clone"""
+def versions(algorithm: type) -> dict[str, str]:
+    """
+    :param algorithm: its class, which may be of a package that is not among the usual ones
+    :return: of Python, the packages that are installed, this one with its sources, and its commit where it is a clone
+    """
     found = {"python": platform.python_version(), "sb3_gipo": sb3_gipo.__version__, "sb3_gipo sources": sources()}
     commit = _git("rev-parse", "HEAD")
     if commit:
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", str(Path(sb3_gipo.__file__).parent))
         found["sb3_gipo commit"] = commit + (" with changes" if changed else "")
-    found |= {package: version for package in PACKAGES if (version := _version(package))}
+    found |= {package: version for package in (*PACKAGES, *_distributions(algorithm)) if (version := _version(package))}
     return found
 
 
@@ -38,6 +41,13 @@ def sources(folder: Path | None = None) -> str:
         code = path.read_bytes().replace(b"\r\n", b"\n")
         digest.update(f"{path.relative_to(folder).as_posix()} {len(code)}\n".encode() + code)
     return digest.hexdigest()[:12]
+
+
+def _distributions(algorithm: type) -> list[str]:
+    """Names of what was installed for the module of a class; none where they are files of the user's."""
+    module = algorithm.__module__.partition(".")[0]
+    known = {*PACKAGES, "sb3_gipo"}
+    return [] if module in known else metadata.packages_distributions().get(module, [])
 
 
 def _version(package: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_gipo.pages import write_json
@@ -121,11 +122,14 @@ def gradient_counter(model: BaseAlgorithm) -> Callable[[], int | None]:
     """
     :param model: before its training
     :return: says how many gradient steps it has taken since: GIPO's own count; else those of the policy's optimizer, or of the
-        critic's where actor and critic have their own; ``None`` where there is no optimizer
+        critic's where actor and critic have their own; where there is none of torch's (SBX), an off-policy algorithm's own
+        count; else ``None``
     """
     if hasattr(model, "n_gradient_steps"):
         return lambda: int(model.n_gradient_steps)
     optimizer = getattr(model.policy, "optimizer", None) or getattr(getattr(model, "critic", None), "optimizer", None)
+    if optimizer is None and isinstance(model, OffPolicyAlgorithm):
+        return lambda: int(model._n_updates)
     if optimizer is None:
         return lambda: None
     taken = [0]

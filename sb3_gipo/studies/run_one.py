@@ -25,7 +25,7 @@ from sb3_gipo.callbacks.observers import is_clipped
 from sb3_gipo.distributed import AsyncGIPO
 from sb3_gipo.pages import write_json
 from sb3_gipo.studies import folder
-from sb3_gipo.studies.contestants import make_envs, make_model
+from sb3_gipo.studies.contestants import find_algorithm, make_envs, make_model
 from sb3_gipo.studies.plan import fingerprint, title
 from sb3_gipo.studies.provenance import hardware, versions
 from sb3_gipo.studies.recording import RunRecorder
@@ -84,7 +84,7 @@ def carry_out(configuration: dict[str, Any], progress: Path | None = None) -> di
     """
     th.set_num_threads(1)  # as many runs at once as there are cores
     begun, start = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
-    made_with = versions()  # before the files can change
+    made_with = versions(find_algorithm(configuration["algorithm"]["class"]))  # before the files can change
     env, eval_env = make_envs(configuration)
     model = make_model(configuration, env)
     recorder = _recorder(eval_env, configuration, progress)

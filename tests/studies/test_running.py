@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import hypothesis
 import numpy as np
 import pytest
 import torch as th
 from gymnasium.envs.classic_control import CartPoleEnv
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
 import sb3_gipo
+from sb3_gipo import GIPO
 from sb3_gipo.studies import folder as room
 from sb3_gipo.studies.contestants import make_envs, make_model, resolve
 from sb3_gipo.studies.evaluating import evaluate
-from sb3_gipo.studies.provenance import sources
-from sb3_gipo.studies.recording import RunRecorder
+from sb3_gipo.studies.provenance import sources, versions
+from sb3_gipo.studies.recording import RunRecorder, gradient_counter
 from sb3_gipo.studies.run_one import carry_out, make
 from sb3_gipo.studies.traces import Traces
 from tests.studies.synthetic import study
@@ -134,6 +136,22 @@ def test_sources(tmp_path: Path) -> None:
     (tmp_path / "d.py").touch()
     assert len({first, changed, renamed, sources(tmp_path)}) == 4
     assert sources() == sources(Path(sb3_gipo.__file__).parent)
+
+
+def test_versions_name_the_package_of_the_algorithm() -> None:
+    """One of a package that was installed, one of the test's own file, one of this package, which is there anyway."""
+    outside, own, ours = versions(hypothesis.Phase), versions(type("Mine", (SAC,), {"__module__": "my_file"})), versions(GIPO)
+    assert outside.pop("hypothesis") == hypothesis.__version__
+    assert outside == own == ours
+
+
+def test_gradient_steps_without_an_optimizer_of_torch() -> None:
+    """As in SBX: what the off-policy algorithm counts itself."""
+    model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=10)
+    model.critic = None
+    count = gradient_counter(model)
+    model._n_updates = 7
+    assert count() == 7
 
 
 def test_gradient_steps_are_minibatches() -> None:
