@@ -57,9 +57,10 @@ def compared(found: Scores, study: str, changed: str, base: str) -> tuple[str, n
 def main() -> None:
     """Print the tables."""
     found = scores()
-    names = dict.fromkeys(key[1] for key in found if key[0] == "leads.yaml" and key[1] != "GIPO")
-    rows = [compared(found, "leads.yaml", name, "GIPO") for name in names]
-    print("\n".join(row for row, _ in sorted(rows, key=lambda row: -row[1].mean())), end="\n\n")
+    for study in ("leads.yaml", "leads_together.yaml"):
+        names = dict.fromkeys(key[1] for key in found if key[0] == study and key[1] != "GIPO")
+        rows = [compared(found, study, name, "GIPO") for name in names]
+        print("\n".join(row for row, _ in sorted(rows, key=lambda row: -row[1].mean())), end="\n\n")
     chains = [compared(found, *setting) for setting in CHAINS]
     print("\n".join(row for row, _ in chains))
     all_pairs = np.concatenate([differences for _, differences in chains])
