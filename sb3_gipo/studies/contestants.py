@@ -85,7 +85,8 @@ def find_class(name: str, module: str) -> Any:
     try:
         return getattr(importlib.import_module(place), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise StudyError(f"There is no class {name!r}{f' in {module}' if module else ''} ({error}).") from error
+        missing = " Install its package, or put its folder on PYTHONPATH." if isinstance(error, ImportError) else ""
+        raise StudyError(f"There is no class {name!r}{f' in {module}' if module else ''} ({error}).{missing}") from error
 
 
 def path_of(algorithm: type) -> str:
