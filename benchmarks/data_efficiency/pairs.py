@@ -13,6 +13,8 @@ RUNS = Path(__file__).parents[1] / "results" / "data_efficiency" / "leads.jsonl"
 HIGH = {"Hopper-v5": 3500.0, "Walker2d-v5": 4000.0}  # return that counts as 1; Meta-World's is 5000
 NOT_LEARNT = ("leads.yaml", "Walker2d-v5")
 DRAWS = 10_000
+LEADS = ("leads.yaml", "leads_together.yaml")
+TRIED_AGAIN = ("targets anew four times", "sigma_neg 0.15")
 CHAINS = (
     ("leads.yaml", "traces across rollouts", "GIPO"),
     ("leads.yaml", "traces across rollouts of 256", "rollouts of 256"),
@@ -57,10 +59,13 @@ def compared(found: Scores, study: str, changed: str, base: str) -> tuple[str, n
 def main() -> None:
     """Print the tables."""
     found = scores()
-    for study in ("leads.yaml", "leads_together.yaml"):
+    for study in LEADS:
         names = dict.fromkeys(key[1] for key in found if key[0] == study and key[1] != "GIPO")
         rows = [compared(found, study, name, "GIPO") for name in names]
         print("\n".join(row for row, _ in sorted(rows, key=lambda row: -row[1].mean())), end="\n\n")
+    for name in TRIED_AGAIN:
+        both = np.concatenate([compared(found, study, name, "GIPO")[1] for study in LEADS])
+        print(f"{name}: {len(both)} pairs: {interval(both)}", end="\n\n")
     chains = [compared(found, *setting) for setting in CHAINS]
     print("\n".join(row for row, _ in chains))
     all_pairs = np.concatenate([differences for _, differences in chains])

@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ PACKAGES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "
 
 def versions(algorithm: type) -> dict[str, str]:
     """
-    :param algorithm: its class, which may be of a package that is not among the usual ones
+    :param algorithm: its class; the packages that it and its parents are from are named too
     :return: of Python, the packages that are installed, this one with its sources, and its commit where it is a clone
     """
     found = {"python": platform.python_version(), "sb3_gipo": sb3_gipo.__version__, "sb3_gipo sources": sources()}
@@ -25,8 +26,8 @@ def versions(algorithm: type) -> dict[str, str]:
     if commit:
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", str(Path(sb3_gipo.__file__).parent))
         found["sb3_gipo commit"] = commit + (" with changes" if changed else "")
-    found |= {package: version for package in (*PACKAGES, *_distributions(algorithm)) if (version := _version(package))}
-    return found
+    found |= {package: version for package in PACKAGES if (version := _version(package))}
+    return found | _versions_of_parents(algorithm)
 
 
 def sources(folder: Path | None = None) -> str:
@@ -43,11 +44,10 @@ def sources(folder: Path | None = None) -> str:
     return digest.hexdigest()[:12]
 
 
-def _distributions(algorithm: type) -> list[str]:
-    """Names of what was installed for the module of a class; none where they are files of the user's."""
-    module = algorithm.__module__.partition(".")[0]
-    known = {*PACKAGES, "sb3_gipo"}
-    return [] if module in known else metadata.packages_distributions().get(module, [])
+def _versions_of_parents(algorithm: type) -> dict[str, str]:
+    """Of all packages that have a part in a class, as they say it themselves; not of a file of the user's, which says none."""
+    packages = (each.__module__.partition(".")[0] for each in algorithm.__mro__)
+    return {name: str(sys.modules[name].__version__) for name in packages if hasattr(sys.modules.get(name), "__version__")}
 
 
 def _version(package: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -128,10 +129,8 @@ def gradient_counter(model: BaseAlgorithm) -> Callable[[], int | None]:
     if hasattr(model, "n_gradient_steps"):
         return lambda: int(model.n_gradient_steps)
     optimizer = getattr(model.policy, "optimizer", None) or getattr(getattr(model, "critic", None), "optimizer", None)
-    if optimizer is None and isinstance(model, OffPolicyAlgorithm):
-        return lambda: int(model._n_updates)
-    if optimizer is None:
-        return lambda: None
+    if not isinstance(optimizer, th.optim.Optimizer):
+        return lambda: int(model._n_updates) if isinstance(model, OffPolicyAlgorithm) else None
     taken = [0]
 
     def count(*_: Any) -> None:
