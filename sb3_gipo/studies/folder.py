@@ -106,12 +106,30 @@ def record_of(folder: Path, run: Run) -> dict[str, Any] | None:
     """
     path = place(folder, run) / RECORD
     record = read(path)
-    if record is None or record.get("fingerprint") != run.fingerprint:
+    if record is None or record.get("fingerprint") not in (
+        run.fingerprint,
+        fingerprint(_as_known_to(record, run.configuration)),
+    ):
         return None
     wrong = _lacking(record)
     if wrong:
         raise StudyError(f"{str(path)!r} is damaged (it has no {wrong}): delete its folder, and the run is made again.")
     return record
+
+
+def _as_known_to(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """
+    The new configuration as it would have read when the old one was made: without arguments that the algorithm has got since
+    and that the study does not set. Left alone, such an argument changes nothing, and records that took hours stay of use.
+    """
+    match old:
+        case {"algorithm": {"arguments": dict(known)}}:
+            algorithm = new["algorithm"]
+            kept = {
+                name: each for name, each in algorithm["arguments"].items() if name in known or name in algorithm["settings"]
+            }
+            return {**new, "algorithm": {**algorithm, "arguments": kept}}
+    return new
 
 
 def _lacking(record: dict[str, Any]) -> str:
@@ -195,11 +213,11 @@ def fail(here: Path, configuration: dict[str, Any], error: str, lines: str) -> N
 
 def _of_other_settings(folder: Path, others: list[Run]) -> str:
     here = place(folder, others[0])
-    new = others[0].configuration
     try:
         old = read(here / CONFIGURATION) or {}
     except StudyError:  # the record beside it is sound, and must not be deleted with it
         old = {}
+    new = _as_known_to(old, others[0].configuration)
     # the settings given are among the arguments: each is told once
     lines = _differences(_without_settings(old), _without_settings(new)) or _differences(old, new) if old else []
     changed = ", ".join(lines) or f"its record has another configuration, its {CONFIGURATION} does not say which"

@@ -208,6 +208,34 @@ def test_a_record_of_other_defaults_is_one_of_other_settings(tmp_path: Path, mon
         compare(path, tmp_path / "x")
 
 
+def test_a_record_from_before_an_argument_existed(tmp_path: Path) -> None:
+    """Counts while the study leaves the argument alone; not where it sets it, nor where the algorithm has lost one since."""
+    path, of = known(tmp_path)
+    path.write_text(TINY + "  GIPO lagging: {algorithm: gipo, n_steps: 64, gradient_steps: 5, acting_lag: 1}\n")
+    for run in read_study(path).runs():
+        algorithm = run.configuration["algorithm"]
+        arguments = {name: each for name, each in algorithm["arguments"].items() if name != "acting_lag"}
+        earlier = run._replace(configuration={**run.configuration, "algorithm": {**algorithm, "arguments": arguments}})
+        here = room.place(tmp_path / "x", run)
+        here.mkdir(parents=True)
+        (here / room.CONFIGURATION).write_text(json.dumps(earlier.configuration))
+        (here / room.RECORD).write_text(json.dumps(record(earlier, line(earlier, 300))))
+    with pytest.raises(StudyError, match=r"1 finished run was .*: algorithm.arguments.acting_lag was None and is 1\. "):
+        compare(path, tmp_path / "x")
+    path.write_text(TINY)
+    out = io.StringIO()
+    assert compare(path, tmp_path / "x", console=Console(file=out, width=200)) == 0
+    assert "3 runs: 3 finished before, 0 to do." in out.getvalue()
+    here = room.place(tmp_path / "x", of.runs()[0])
+    algorithm = of.runs()[0].configuration["algorithm"]
+    richer = {**algorithm, "arguments": {**algorithm["arguments"], "gone": 1}}
+    lost = of.runs()[0]._replace(configuration={**of.runs()[0].configuration, "algorithm": richer})
+    (here / room.CONFIGURATION).write_text(json.dumps(lost.configuration))
+    (here / room.RECORD).write_text(json.dumps(record(lost, line(lost, 300))))
+    with pytest.raises(StudyError, match=r"1 finished run was .*: algorithm.arguments.gone was 1 and is None\. "):
+        compare(path, tmp_path / "x")
+
+
 def test_a_contestant_without_regimes_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its record counts in every regime, and its failure too, told once."""
     path = tmp_path / "s.yaml"
