@@ -24,6 +24,8 @@ LOCK = "lock"
 RECORD_KEYS = ("task", "seed", "evaluations", "planned_evaluations", "traces", "versions", "hardware", "wall_seconds")
 EVALUATION_KEYS = ("steps", "gradient_steps", "seconds", "returns", "successes")
 
+ABSENT = object()
+
 _locks: set[TextIO] = set()
 
 
@@ -106,15 +108,17 @@ def record_of(folder: Path, run: Run) -> dict[str, Any] | None:
     """
     path = place(folder, run) / RECORD
     record = read(path)
-    if record is None or record.get("fingerprint") not in (
-        run.fingerprint,
-        fingerprint(_as_known_to(record, run.configuration)),
-    ):
+    if record is None or not _is_of(record, run):
         return None
     wrong = _lacking(record)
     if wrong:
         raise StudyError(f"{str(path)!r} is damaged (it has no {wrong}): delete its folder, and the run is made again.")
     return record
+
+
+def _is_of(kept: dict[str, Any], run: Run) -> bool:
+    """Whether a record or a failure is of these settings."""
+    return bool(kept.get("fingerprint") == fingerprint(_as_known_to(kept, run.configuration)))
 
 
 def _as_known_to(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +158,7 @@ def failure_of(folder: Path, run: Run) -> dict[str, Any] | None:
     :return: how it failed; ``None`` where it did not, or with other settings
     """
     failure = read(place(folder, run) / FAILURE)
-    return failure if failure is not None and failure.get("fingerprint") == run.fingerprint else None
+    return failure if failure is not None and _is_of(failure, run) else None
 
 
 def waiting(folder: Path, runs: list[Run], *, retry: bool) -> list[Run]:
@@ -208,7 +212,8 @@ def fail(here: Path, configuration: dict[str, Any], error: str, lines: str) -> N
     """
     # no screen and no page can show half of a character
     error, lines = (each.encode("utf-8", "backslashreplace").decode("utf-8") for each in (error, lines))
-    write_json(here / FAILURE, {"fingerprint": fingerprint(configuration), "error": error, "last_lines": lines})
+    told = {"fingerprint": fingerprint(configuration), **configuration, "error": error, "last_lines": lines}
+    write_json(here / FAILURE, told)
 
 
 def _of_other_settings(folder: Path, others: list[Run]) -> str:
@@ -229,13 +234,18 @@ def _of_other_settings(folder: Path, others: list[Run]) -> str:
 
 
 def _without_settings(configuration: dict[str, Any]) -> dict[str, Any]:
-    algorithm = configuration.get("algorithm", {})
-    return {**configuration, "algorithm": {key: value for key, value in algorithm.items() if key != "settings"}}
+    match configuration:
+        case {"algorithm": dict(algorithm)}:
+            return {**configuration, "algorithm": {key: value for key, value in algorithm.items() if key != "settings"}}
+    return configuration
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        parts = [_differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key)) for key in keys]
+        parts = [
+            _differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{where}.{key}" if where else str(key)) for key in keys
+        ]
         return [line for part in parts for line in part]
-    return [] if old == new else [f"{where} was {shown(old)} and is {shown(new)}"]
+    was, now = ("not there" if each is ABSENT else shown(each) for each in (old, new))
+    return [] if old == new else [f"{where} was {was} and is {now}"]

@@ -208,31 +208,55 @@ def test_a_record_of_other_defaults_is_one_of_other_settings(tmp_path: Path, mon
         compare(path, tmp_path / "x")
 
 
-def test_a_record_from_before_an_argument_existed(tmp_path: Path) -> None:
-    """Counts while the study leaves the argument alone; not where it sets it, nor where the algorithm has lost one since."""
+def earlier(run: Run, **changes: Any) -> Run:
+    """The run as a version of GIPO and PPO without ``stats_window_size`` would have made it; ``changes``: of its arguments."""
+    algorithm = run.configuration["algorithm"]
+    arguments = {name: each for name, each in algorithm["arguments"].items() if name != "stats_window_size"} | changes
+    settings = {name: each for name, each in algorithm["settings"].items() if name != "stats_window_size"}
+    changed = {**algorithm, "settings": settings, "arguments": arguments}
+    return run._replace(configuration={**run.configuration, "algorithm": changed})
+
+
+def keep(folder: Path, run: Run) -> None:
+    """Its record."""
+    here = room.place(folder, run)
+    here.mkdir(parents=True, exist_ok=True)
+    (here / room.CONFIGURATION).write_text(json.dumps(run.configuration))
+    (here / room.RECORD).write_text(json.dumps(record(run, line(run, 300))))
+
+
+def test_records_and_failures_from_before_an_argument_existed(tmp_path: Path) -> None:
+    """They count while the study leaves the argument alone."""
     path, of = known(tmp_path)
-    path.write_text(TINY + "  GIPO lagging: {algorithm: gipo, n_steps: 64, gradient_steps: 5, acting_lag: 1}\n")
-    for run in read_study(path).runs():
-        algorithm = run.configuration["algorithm"]
-        arguments = {name: each for name, each in algorithm["arguments"].items() if name != "acting_lag"}
-        earlier = run._replace(configuration={**run.configuration, "algorithm": {**algorithm, "arguments": arguments}})
-        here = room.place(tmp_path / "x", run)
-        here.mkdir(parents=True)
-        (here / room.CONFIGURATION).write_text(json.dumps(earlier.configuration))
-        (here / room.RECORD).write_text(json.dumps(record(earlier, line(earlier, 300))))
-    with pytest.raises(StudyError, match=r"1 finished run was .*: algorithm.arguments.acting_lag was None and is 1\. "):
-        compare(path, tmp_path / "x")
-    path.write_text(TINY)
+    first, second, third = of.runs()
+    keep(tmp_path / "x", earlier(first))
+    keep(tmp_path / "x", earlier(third))
+    room.place(tmp_path / "x", second).mkdir()
+    room.fail(room.place(tmp_path / "x", second), earlier(second).configuration, "no", "")
+    assert room.waiting(tmp_path / "x", of.runs(), retry=False) == []
+    assert room.waiting(tmp_path / "x", of.runs(), retry=True) == [second]
     out = io.StringIO()
-    assert compare(path, tmp_path / "x", console=Console(file=out, width=200)) == 0
-    assert "3 runs: 3 finished before, 0 to do." in out.getvalue()
-    here = room.place(tmp_path / "x", of.runs()[0])
-    algorithm = of.runs()[0].configuration["algorithm"]
-    richer = {**algorithm, "arguments": {**algorithm["arguments"], "gone": 1}}
-    lost = of.runs()[0]._replace(configuration={**of.runs()[0].configuration, "algorithm": richer})
-    (here / room.CONFIGURATION).write_text(json.dumps(lost.configuration))
-    (here / room.RECORD).write_text(json.dumps(record(lost, line(lost, 300))))
-    with pytest.raises(StudyError, match=r"1 finished run was .*: algorithm.arguments.gone was 1 and is None\. "):
+    assert compare(path, tmp_path / "x", console=Console(file=out, width=200)) == 1
+    assert "Runs missing from the report: 1 failed" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes", "told"),
+    [
+        (", stats_window_size: 7", {}, "stats_window_size was not there and is 7"),
+        (", stats_window_size: null", {}, "stats_window_size was not there and is None"),
+        ("", {"gone": 1}, "gone was 1 and is not there"),
+        ("", {"gone": None}, "gone was None and is not there"),
+        ("", {"gamma": 0.5}, "gamma was 0.5 and is 0.99"),
+    ],
+)
+def test_earlier_records_of_other_settings(tmp_path: Path, setting: str, changes: dict[str, Any], told: str) -> None:
+    """What the study sets now, what is gone, and what has another value; the message has that and nothing else."""
+    path = tmp_path / "s.yaml"
+    path.write_text(TINY.replace("gradient_steps: 5", f"gradient_steps: 5{setting}"))
+    run = read_study(path).runs()[0]
+    keep(tmp_path / "x", earlier(run, **changes))
+    with pytest.raises(StudyError, match=rf"1 finished run was .*seed-1: algorithm\.arguments\.{told}\. Give a new"):
         compare(path, tmp_path / "x")
 
 
@@ -304,13 +328,17 @@ def test_a_record_that_lacks_something_is_told(tmp_path: Path, left: dict[str, A
         compare(path, tmp_path / "x", report_only=True)
 
 
-def test_a_damaged_configuration_beside_a_sound_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [("{", "another configuration, its run.json does not say which"), ('{"algorithm": []}', r"algorithm was \[\] and is {")],
+)
+def test_a_damaged_configuration_beside_a_sound_record(tmp_path: Path, damaged: str, said: str) -> None:
     """The record took hours: --retry, which keeps it, is the advice, not to delete the folder."""
     path, of = known(tmp_path)
     write(tmp_path / "x", of, lambda run: line(run, 300))
-    (room.place(tmp_path / "x", of.runs()[0]) / room.CONFIGURATION).write_text("{")
+    (room.place(tmp_path / "x", of.runs()[0]) / room.CONFIGURATION).write_text(damaged)
     path.write_text(TINY.replace("gradient_steps: 5", "gradient_steps: 6"))
-    with pytest.raises(StudyError, match=r"another configuration, its run.json does not say which.*--retry") as told:
+    with pytest.raises(StudyError, match=rf"{said}.*--retry") as told:
         compare(path, tmp_path / "x")
     assert "delete" not in str(told.value)
     assert [run.contestant for run in room.waiting(tmp_path / "x", read_study(path).runs(), retry=True)] == ["GIPO"]
