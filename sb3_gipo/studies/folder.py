@@ -24,7 +24,7 @@ LOCK = "lock"
 RECORD_KEYS = ("task", "seed", "evaluations", "planned_evaluations", "traces", "versions", "hardware", "wall_seconds")
 EVALUATION_KEYS = ("steps", "gradient_steps", "seconds", "returns", "successes")
 
-ABSENT = object()
+ABSENT = object()  # what a configuration does not have at all
 
 _locks: set[TextIO] = set()
 
@@ -124,7 +124,8 @@ def _is_of(kept: dict[str, Any], run: Run) -> bool:
 def _as_known_to(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """
     The new configuration as it would have read when the old one was made: without arguments that the algorithm has got since
-    and that the study does not set. Left alone, such an argument changes nothing, and records that took hours stay of use.
+    and that the study does not set. A new argument must leave things as they were by default; then records that took hours
+    stay of use.
     """
     match old:
         case {"algorithm": {"arguments": dict(known)}}:

@@ -139,11 +139,6 @@ class Run(NamedTuple):
         """For people."""
         return title(self.configuration)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the configuration."""
-        return fingerprint(self.configuration)
-
 
 @dataclass(frozen=True)
 class Study:

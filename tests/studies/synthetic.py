@@ -9,7 +9,7 @@ import numpy as np
 from sb3_gipo.pages import write_json
 from sb3_gipo.studies import folder as room
 from sb3_gipo.studies.curves import Curves
-from sb3_gipo.studies.plan import Run, Study
+from sb3_gipo.studies.plan import Run, Study, fingerprint
 from sb3_gipo.studies.reading import make_study
 
 
@@ -54,7 +54,7 @@ def record(run: Run, returns: Sequence[float], **changes: Any) -> dict[str, Any]
     ]
     made_with = {"versions": {"python": "3"}, "hardware": {"cpu": "x", "cores": 2, "threads": 1, "platform": "y"}}
     return {
-        "fingerprint": run.fingerprint,
+        "fingerprint": fingerprint(run.configuration),
         **run.configuration,
         **made_with,
         "evaluations": evaluations,

@@ -24,7 +24,7 @@ from sb3_gipo.studies import folder as room
 from sb3_gipo.studies.checking import StudyError
 from sb3_gipo.studies.command import compare
 from sb3_gipo.studies.conduct import Display
-from sb3_gipo.studies.plan import Run, Study, distinct
+from sb3_gipo.studies.plan import Run, Study, distinct, fingerprint
 from sb3_gipo.studies.probe import check_buildable
 from sb3_gipo.studies.reading import read_study
 from sb3_gipo.studies.report import write_report
@@ -323,7 +323,9 @@ def test_a_record_that_lacks_something_is_told(tmp_path: Path, left: dict[str, A
     write(tmp_path / "x", of, lambda run: line(run, 300))
     run = of.runs()[0]
     whole = json.loads((room.place(tmp_path / "x", run) / room.RECORD).read_text()) if left else {}
-    (room.place(tmp_path / "x", run) / room.RECORD).write_text(json.dumps({**whole, "fingerprint": run.fingerprint, **left}))
+    (room.place(tmp_path / "x", run) / room.RECORD).write_text(
+        json.dumps({**whole, "fingerprint": fingerprint(run.configuration), **left})
+    )
     with pytest.raises(StudyError, match=r"is damaged \(it has no .*\): delete its folder"):
         compare(path, tmp_path / "x", report_only=True)
 
@@ -485,7 +487,7 @@ def test_an_error_with_half_of_a_character(tmp_path: Path, monkeypatch: pytest.M
 
     def end(jobs: list[Job], at_once: int, look: Callable[[], None]) -> list[int]:
         room.fail(room.place(tmp_path, failing), failing.configuration, "no file '\udcff'", "\udcff")
-        kept = {"fingerprint": raw.fingerprint, "error": "no file '\udcfe'", "last_lines": ""}
+        kept = {"fingerprint": fingerprint(raw.configuration), "error": "no file '\udcfe'", "last_lines": ""}
         (room.place(tmp_path, raw) / room.FAILURE).write_text(json.dumps(kept))
         return [1, 1, -9]
 

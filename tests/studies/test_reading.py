@@ -19,7 +19,7 @@ from stable_baselines3 import SAC
 from sb3_gipo import GIPO, defaults
 from sb3_gipo.studies.checking import StudyError, as_number
 from sb3_gipo.studies.contestants import argument_defaults, find_algorithm, package_defaults
-from sb3_gipo.studies.plan import Decision, Evaluations, Statistics, Study
+from sb3_gipo.studies.plan import Decision, Evaluations, Statistics, Study, fingerprint
 from sb3_gipo.studies.reading import make_study, read_study
 
 ROOT = Path(__file__).parents[2]
@@ -110,10 +110,12 @@ def test_seeds_that_share_environments() -> None:
 
 def test_the_fingerprint_is_of_what_a_run_does() -> None:
     """Not of what is done with its record."""
-    first = changed().runs()[0].fingerprint
-    assert changed(decision={"at_least": 2}, statistics={"reps": 500}, seeds=[1, 7]).runs()[0].fingerprint == first
-    assert changed(evaluations={"seed": 77}).runs()[0].fingerprint != first
-    assert changed(n_envs=2).runs()[0].fingerprint != first
+    first = fingerprint(changed().runs()[0].configuration)
+    assert (
+        fingerprint(changed(decision={"at_least": 2}, statistics={"reps": 500}, seeds=[1, 7]).runs()[0].configuration) == first
+    )
+    assert fingerprint(changed(evaluations={"seed": 77}).runs()[0].configuration) != first
+    assert fingerprint(changed(n_envs=2).runs()[0].configuration) != first
 
 
 def test_the_configuration_is_complete() -> None:
