@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float64]
 
 NEVER = float("inf")
 # Of the size of the numbers: two means of the same values in another order may differ by their rounding.
-ROUNDING = 1e-9
+ROUNDING = 1e-12
 
 
 class Curves(NamedTuple):
