@@ -89,8 +89,10 @@ def exceeded(record: Mapping[str, Any], limits: Statistics) -> str | None:
     """
     for interval in record["traces"]:
         for key, limit in _limited(limits):
-            if interval["max"].get(key, 0.0) > limit:
-                return f"{key} was {interval['max'][key]:.3g} by step {interval['until']} (above {limit:g})"
+            # the mean, where a record was made before its largest number was kept
+            value = interval["max"].get(key, interval["mean"].get(key, 0.0))
+            if value > limit:
+                return f"{key} was {value:.3g} by step {interval['until']} (above {limit:g})"
     return ran_away(record, limits)
 
 

@@ -82,6 +82,10 @@ def test_beyond_a_limit_at_some_time() -> None:
     assert exceeded(came_back, Statistics()) == "train/approx_kl was 1.2 by step 200 (above 1)"
     assert exceeded(record(KL, [0.02, 0.4] + [0.02] * 8), Statistics()) is None
     assert exceeded(record(KL, [0.1] * 10, not_finite=0), Statistics()) == "train/approx_kl was not finite by step 100"
+    only_means = record(DRIFT, [0.02, 1.3] + [0.02] * 8)
+    for interval in only_means["traces"]:
+        del interval["max"][DRIFT]
+    assert exceeded(only_means, Statistics()) == "train/kl_behaviour was 1.3 by step 200 (above 1)"
 
 
 def test_counts() -> None:
