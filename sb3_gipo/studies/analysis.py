@@ -1,6 +1,6 @@
 """From records to numbers: everything that the report says and ``summary.json`` holds."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,6 +92,7 @@ class RegimeAnalysis:
     :param bands: by contestant
     :param profiles: by contestant: the profile and its interval at ``LEVELS``
     :param improvement: by other contestant: how often the candidate is better at the end and in the area
+    :param differences: by other contestant: score of the candidate - its, at the end and in the area
     :param success: of candidate and baseline, by task ``"halfway"`` and at the ``"end"`` of the budget, where it is told
     :param savings: by contestant other than the baseline, over the seeds that it and the baseline have on all tasks
     :param thresholds: by task and contestant, where the study asks for any
@@ -108,6 +109,7 @@ class RegimeAnalysis:
     bands: dict[str, Band]
     profiles: dict[str, tuple[Floats, Floats, Floats]]
     improvement: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, Estimate]]
     success: dict[str, dict[str, Success]]
     savings: dict[str, Savings]
     thresholds: dict[str, dict[str, list[Reach]]]
@@ -152,7 +154,8 @@ def analyse(study: Study, results: Results, regime: str) -> RegimeAnalysis:
         aggregate=_aggregate(matched, matrices, sampling),
         bands={name: _band(list(matched[name].values()), scored[name], sampling) for name in matched},
         profiles=statistics.profiles(matrices["final"], LEVELS, sampling) if matched else {},
-        improvement=_improvement(study.candidate, matrices, sampling),
+        improvement=_beside(statistics.improvement, study.candidate, matrices, sampling),
+        differences=_beside(statistics.differences, study.candidate, matrices, sampling),
         success={task: found for task in counted if (found := _success(study, curves, task, sampling))},
         savings={
             name: savings(matched[study.baseline], its, counted, last, sampling, study.statistics.target)
@@ -242,13 +245,19 @@ def _aggregate(
     }
 
 
-def _improvement(candidate: str, matrices: dict[str, dict[str, Floats]], sampling: Sampling) -> dict[str, dict[str, Estimate]]:
+def _beside(
+    statistic: Callable[[Floats, Mapping[str, Floats], Sampling], dict[str, Estimate]],
+    candidate: str,
+    matrices: dict[str, dict[str, Floats]],
+    sampling: Sampling,
+) -> dict[str, dict[str, Estimate]]:
+    """Of the candidate and each other contestant, at the end and in the area."""
     found: dict[str, dict[str, Estimate]] = {}
     for key in ("final", "area"):
         scores = matrices[key]
         if candidate in scores:
             others = {name: each for name, each in scores.items() if name != candidate}
-            for name, each in statistics.improvement(scores[candidate], others, sampling).items():
+            for name, each in statistic(scores[candidate], others, sampling).items():
                 found.setdefault(name, {})[key] = each
     return found
 

@@ -130,6 +130,17 @@ def area_to(x: Floats, values: Floats, end: float) -> float:
     return float(area(points, np.append(values[before], np.interp(end, x, values))))
 
 
+def at_steps(grid: Floats, values: Floats, steps: Floats) -> Floats:
+    """
+    :param grid: steps, ``[E]``
+    :param values: curves, ``[runs, E]``
+    :param steps: on the grid, one for each curve, ``[runs]``; may be ``inf``
+    :return: values there, on the line between two evaluations, ``[runs]``; ``inf`` where the steps are
+    """
+    there = np.array([np.interp(at, grid, curve) for at, curve in zip(steps, values, strict=True)])
+    return np.where(np.isinf(steps), NEVER, there)
+
+
 def steps_to(grid: Floats, values: Floats, target: float | Floats) -> Floats:
     """
     First crossing: where the curve is at the target for the first time, on the line between the evaluation before and the

@@ -166,14 +166,20 @@ def _together(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
             yield picture
     if analysis.improvement:
         yield improvement_table(study, analysis)
+        yield Paragraph(
+            f"Higher and larger by: IQM over seeds and tasks of {study.candidate} - that of the other. An interval with 0 in "
+            "it shows no difference.",
+            "soft",
+        )
     if analysis.savings:
         yield Heading(3, f"Steps to {target_words(study)}")
         yield savings_table(study, analysis)
         yield Paragraph(
             f"Target: {target_words(study)}; a rise is from step 0 to the final result (IQM over seeds). Steps: first "
-            f"crossing of the IQM curve. Ratio: steps of {study.baseline} by steps of the other; never counts as 0. Nothing "
-            "counts as faster than the first evaluation. A task without a clear rise of the baseline (the lower end of its "
-            "interval is not above 0) has no target and does not count.",
+            f"crossing of the IQM curve. Ratio: steps of {study.baseline} by steps of the other; never counts as 0. Beside it "
+            "the same of gradient steps and of seconds of training (IQM) until then. Nothing counts as faster than the first "
+            "evaluation. A task without a clear rise of the baseline (the lower end of its interval is not above 0) has no "
+            "target and does not count.",
             "soft",
         )
 

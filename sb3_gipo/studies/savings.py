@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_gipo.studies.curves import ROUNDING, Curves, Floats, final, steps_to
+from sb3_gipo.studies.curves import ROUNDING, Curves, Floats, at_steps, final, steps_to
 from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm, resampled
 
 
@@ -18,6 +18,8 @@ class TaskSavings(NamedTuple):
     :param steps: that the contestant needs to it, ``inf``: never
     :param ratio: the first by the second; 0: never
     :param difference: of the final results, contestant - baseline, in units of the return
+    :param ratio_by_work: as the ratio, of the gradient steps until then; ``None`` where they are not known
+    :param ratio_by_time: as the ratio, of the seconds of training until then; ``None`` where they are not known
     """
 
     task: str
@@ -27,6 +29,8 @@ class TaskSavings(NamedTuple):
     steps: Estimate
     ratio: Estimate
     difference: Estimate
+    ratio_by_work: Estimate | None
+    ratio_by_time: Estimate | None
 
     @property
     def counts(self) -> bool:
@@ -46,6 +50,8 @@ class Savings(NamedTuple):
     :param never: tasks that count on which the contestant does not reach the target; they have the ratio 0, and the
         whole budget in ``saved_steps``
     :param flat: tasks that do not count, because the baseline does not clearly rise there
+    :param ratio_by_work: as the ratio, of gradient steps; ``None`` where they are not known on all tasks that count
+    :param ratio_by_time: as the ratio, of seconds of training; ``None`` where they are not known on all tasks that count
     """
 
     tasks: tuple[TaskSavings, ...]
@@ -54,6 +60,8 @@ class Savings(NamedTuple):
     baseline_steps: Estimate
     never: tuple[str, ...]
     flat: tuple[str, ...]
+    ratio_by_work: Estimate | None
+    ratio_by_time: Estimate | None
 
     @property
     def counted(self) -> tuple[TaskSavings, ...]:
@@ -71,6 +79,8 @@ class _Samples(NamedTuple):
     ratio: Floats
     saved: Floats
     difference: Floats
+    ratio_by_work: Floats | None
+    ratio_by_time: Floats | None
 
 
 def savings(
@@ -101,6 +111,13 @@ def savings(
     def told(samples: Floats) -> Estimate:
         return estimate(samples[0], samples[1:], sampling.confidence)
 
+    def known(samples: Floats | None) -> Estimate | None:
+        return None if samples is None else told(samples)
+
+    def over_tasks(ratios: list[Floats | None]) -> Estimate | None:
+        there = [each for each in ratios if each is not None]
+        return told(iqm(np.array(there))) if there and len(there) == len(ratios) else None
+
     parts = tuple(
         TaskSavings(
             task,
@@ -110,6 +127,8 @@ def savings(
             told(each.steps),
             told(each.ratio),
             told(each.difference),
+            known(each.ratio_by_work),
+            known(each.ratio_by_time),
         )
         for task, each in all_samples.items()
     )
@@ -117,11 +136,13 @@ def savings(
     none = np.zeros(1 + sampling.reps)
     return Savings(
         tasks=parts,
-        ratio=told(iqm(np.array([each.ratio for each in together]))) if together else None,
+        ratio=over_tasks([each.ratio for each in together]),
         saved_steps=told(sum((each.saved for each in together), none)),
         baseline_steps=told(sum((each.baseline for each in together), none)),
         never=tuple(part.task for part in parts if part.counts and np.isinf(part.steps.point)),
         flat=tuple(part.task for part in parts if not part.counts),
+        ratio_by_work=over_tasks([each.ratio_by_work for each in together]),
+        ratio_by_time=over_tasks([each.ratio_by_time for each in together]),
     )
 
 
@@ -129,12 +150,14 @@ def _sample(
     baseline: Curves, contestant: Curves, last: int, part: float, sampling: Sampling, generator: np.random.Generator
 ) -> _Samples:
     grid = baseline.grid
-    curves = []
-    finals = []
+    middles: list[Floats] = []
+    finals: list[Floats] = []
     for each in (baseline, contestant):
-        drawn = resampled(each.returns, sampling, generator)
-        curves.append(np.concatenate([iqm(each.returns)[None], iqm(drawn, axis=1)]))
-        finals.append(np.concatenate([iqm(final(each.returns, last))[None], iqm(final(drawn, last), axis=1)]))
+        runs = np.stack([each.returns, each.gradient_steps, each.seconds], axis=1)
+        drawn = resampled(runs, sampling, generator)
+        middles.append(np.concatenate([iqm(runs)[None], iqm(drawn, axis=1)]))
+        finals.append(np.concatenate([iqm(final(each.returns, last))[None], iqm(final(drawn[:, :, 0], last), axis=1)]))
+    curves, work, seconds = ([each[:, which] for each in middles] for which in range(3))
     start, budget = curves[0][:, 0], grid[-1]
     rise = finals[0] - start
     # means of the same numbers may differ by their rounding: that is no rise
@@ -144,5 +167,12 @@ def _sample(
     baseline_steps = np.clip(steps_to(grid, curves[0], target), grid[1], budget)
     steps = np.maximum(steps_to(grid, curves[1], target), grid[1])
     ratio = np.where(np.isinf(steps), 0.0, baseline_steps / steps)
+
+    def ratio_of(spent: list[Floats]) -> Floats | None:
+        one, other = (at_steps(grid, each, at) for each, at in zip(spent, (baseline_steps, steps), strict=True))
+        return np.where(np.isinf(other), 0.0, one / other) if np.isfinite(one).all() and (other > 0).all() else None
+
     saved = baseline_steps - np.minimum(steps, budget)
-    return _Samples(rise, target, baseline_steps, steps, ratio, saved, finals[1] - finals[0])
+    return _Samples(
+        rise, target, baseline_steps, steps, ratio, saved, finals[1] - finals[0], ratio_of(work), ratio_of(seconds)
+    )

@@ -87,13 +87,17 @@ def exceeded(record: Mapping[str, Any], limits: Statistics) -> str | None:
     :param limits: what is too much
     :return: in what way it was beyond a limit at some time, at the end or before; ``None``: it never was
     """
+    # the means tell it where a record is older than its largest numbers
+    return _beyond(record, limits, "max") or ran_away(record, limits) or _beyond(record, limits, "mean")
+
+
+def _beyond(record: Mapping[str, Any], limits: Statistics, kind: str) -> str | None:
     for interval in record["traces"]:
         for key, limit in _limited(limits):
-            # the mean, where a record was made before its largest number was kept
-            value = interval["max"].get(key, interval["mean"].get(key, 0.0))
+            value = interval[kind].get(key, 0.0)
             if value > limit:
                 return f"{key} was {value:.3g} by step {interval['until']} (above {limit:g})"
-    return ran_away(record, limits)
+    return None
 
 
 def _limited(limits: Statistics) -> list[tuple[str, float]]:

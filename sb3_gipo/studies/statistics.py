@@ -145,6 +145,19 @@ def improvement(scores: Floats, others: Mapping[str, Floats], sampling: Sampling
     return _estimates(pairs, lambda x, y: np.array([beats(x, y)]), sampling)
 
 
+def differences(scores: Floats, others: Mapping[str, Floats], sampling: Sampling) -> dict[str, Estimate]:
+    """
+    :param scores: of the one, ``[runs, tasks]``
+    :param others: of each other one, ``[its runs, tasks]``
+    :param sampling: of the bootstrap
+    :return: rliable's interquartile mean over runs and tasks of the one - that of each other one
+    """
+    from rliable import metrics
+
+    pairs = {name: [scores, other] for name, other in others.items()}
+    return _estimates(pairs, lambda x, y: np.array([metrics.aggregate_iqm(x) - metrics.aggregate_iqm(y)]), sampling)
+
+
 def beats(scores: Floats, other: Floats) -> float:
     """
     As ``rliable.metrics.probability_of_improvement``, which takes a thousand times as long.

@@ -84,11 +84,15 @@ def improvement_table(study: Study, analysis: RegimeAnalysis) -> Table:
         return f"{100 * part:.0f} %"
 
     rows = [
-        [name, *(f"{said(its[key].point)}{span(its[key], said)}" for key in ("final", "area"))]
+        [
+            name,
+            *(f"{said(its[key].point)}{span(its[key], said)}" for key in ("final", "area")),
+            *(_with_interval(analysis.differences[name][key], 3) for key in ("final", "area")),
+        ]
         for name, its in analysis.improvement.items()
     ]
     head = f"share of pairs of runs in which {study.candidate} is better (50 %: no difference) than that of"
-    return Table([head, "at the end", "in the area"], rows)
+    return Table([head, "at the end", "in the area", "its score at the end higher by", "its area larger by"], rows)
 
 
 def savings_table(study: Study, analysis: RegimeAnalysis) -> Table:
@@ -106,18 +110,18 @@ def savings_table(study: Study, analysis: RegimeAnalysis) -> Table:
                 f"{each.target:.4g}",
                 _steps(each.baseline_steps.point),
                 _steps_with_interval(each.steps),
-                _with_interval(each.ratio, 2),
+                *(_with_interval(ratio, 2) for ratio in (each.ratio, each.ratio_by_work, each.ratio_by_time)),
             ]
             if each.counts
-            else [name, each.task, f"no clear rise of {study.baseline}", *[NOTHING] * 3]
+            else [name, each.task, f"no clear rise of {study.baseline}", *[NOTHING] * 5]
             for each in found.tasks
         ]
         if found.ratio is not None:
             saved = f"saved: {_steps_with_interval(found.saved_steps)}"
-            rows.append(
-                [name, "all (IQM, sum)", "", _steps(found.baseline_steps.point), saved, _with_interval(found.ratio, 2)]
-            )
-    return Table(["", "task", "target", f"steps of {study.baseline}", "its own steps", "ratio"], rows)
+            ratios = (_with_interval(ratio, 2) for ratio in (found.ratio, found.ratio_by_work, found.ratio_by_time))
+            rows.append([name, "all (IQM, sum)", "", _steps(found.baseline_steps.point), saved, *ratios])
+    ratio_heads = ("ratio", "of gradient steps", "of time")
+    return Table(["", "task", "target", f"steps of {study.baseline}", "its own steps", *ratio_heads], rows)
 
 
 def success_table(study: Study, analysis: RegimeAnalysis) -> Table:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_gipo.studies.curves import Curves, Floats, steps_to
+from sb3_gipo.studies.curves import Curves, Floats, at_steps, steps_to
 from sb3_gipo.studies.plan import Study, Task
 from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm, resampled
 
@@ -53,8 +53,7 @@ def _reach(of: str, threshold: float, values: Floats, curves: Curves, sampling: 
     def until(each: Floats) -> Estimate | None:
         if np.isnan(each).any():
             return None
-        there = np.array([np.interp(at, curves.grid, row) for at, row in zip(steps, each, strict=True)])
-        return _told(np.where(np.isinf(steps), np.inf, there), sampling)
+        return _told(at_steps(curves.grid, each, steps), sampling)
 
     return Reach(of, threshold, _told(steps, sampling), until(spent[0]), until(spent[1]))
 

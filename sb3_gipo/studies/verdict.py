@@ -211,6 +211,7 @@ def _reasons(study: Study, found: Savings, ratio: Estimate) -> list[str]:
         f"there; with {study.candidate} it is {amount(saved, Price('', 1, 'steps'))} "
         f"{'more' if saved.point < 0 else 'fewer'}.",
         *cost_sentences(study, found),
+        *_learner(study, found),
     ]
     if found.never:
         said.append(
@@ -222,6 +223,17 @@ def _reasons(study: Study, found: Savings, ratio: Estimate) -> list[str]:
     if number < len(study.tasks):
         said.append(f"This is of {number} of the {len(study.tasks)} tasks.")
     return said
+
+
+def _learner(study: Study, found: Savings) -> list[str]:
+    """The same ratio of what the learner does, which is paid in another coin; not where a ratio of 0 is among it."""
+    counted = ((found.ratio_by_work, "gradient steps"), (found.ratio_by_time, "seconds of training"))
+    said = [
+        f"{ratio.point:.2f} times as many {what}{span(ratio, '{:.2f}'.format)}"
+        for ratio, what in counted
+        if ratio is not None and not found.never
+    ]
+    return [f"To get there {study.baseline} takes {listed(said)}."] if said else []
 
 
 def _apart(candidate: str, baseline: str, worse: tuple[str, ...], better: tuple[str, ...]) -> list[str]:

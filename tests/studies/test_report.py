@@ -62,6 +62,13 @@ def test_switch(tmp_path: Path) -> None:
         "better than PPO on lift, push",
     ):
         assert said in verdict.text
+    # two gradient steps and 0.01 s for every step, of both
+    twice = r"2\.00 times as many {} \(.*\)".format
+    assert re.search(f"To get there PPO takes {twice('gradient steps')} and {twice('seconds of training')}\\.", verdict.text)
+    differences = report.analyses["default"].differences["PPO"]
+    assert differences["final"].point == pytest.approx(0.15)  # 95 and 80 of 100
+    # up to step 1000: 80 - 32 / 2 = 64 by PPO; 95 - 95 x 0.475 / 2 by GIPO, whose line has the same slope to step 475
+    assert differences["area"].point == pytest.approx((95 - 95 * 0.475 / 2 - 80 + 80 * 0.8 / 2) / 100, abs=0.01)
     saved = report.analyses["default"].savings["GIPO"].saved_steps.point
     assert saved == pytest.approx(760, abs=30)  # 380 on each of two tasks
     assert f"{saved / 100 * 20:,.0f} EUR" in verdict.text

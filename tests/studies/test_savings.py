@@ -36,6 +36,33 @@ def test_between_two_evaluations() -> None:
     assert found.tasks[0].steps.point == pytest.approx(43.75)
 
 
+def test_what_the_learner_does_until_then() -> None:
+    """
+    Half the steps, but three gradient steps for each where the baseline takes one, and seconds that grow with the square of
+    the steps: 100 against 3 x 50 gradient steps, 100 s against 25 s.
+    """
+    rows = np.tile(np.linspace(0, 100, 5), (3, 1))
+    slow = curves([RISING] * 3)._replace(seconds=rows**2 / 100)
+    fast = curves([[0, 2, 4, 4, 4]] * 3)._replace(gradient_steps=3 * rows, seconds=rows**2 / 100)
+    found = savings({"t": slow}, {"t": fast}, ["t"], 1, SAMPLING, 1.0)
+    assert found.ratio_by_work == pytest.approx((2 / 3,) * 3)
+    assert found.ratio_by_time == (4.0, 4.0, 4.0)
+    assert (found.tasks[0].ratio_by_work, found.tasks[0].ratio_by_time) == (found.ratio_by_work, found.ratio_by_time)
+    never = savings({"t": slow}, {"t": curves([[0, 1, 2, 3, 3]])}, ["t"], 1, SAMPLING, 1.0)
+    assert never.ratio_by_work == never.ratio_by_time == (0.0, 0.0, 0.0)
+
+
+def test_gradient_steps_that_nobody_knows() -> None:
+    """Or none until the target: then there is no ratio of them, and with one such task none over the tasks."""
+    known, other = curves([RISING] * 3), curves([[0, 2, 4, 4, 4]] * 3)
+    unknown = other._replace(gradient_steps=np.full((3, 5), np.nan))
+    late = other._replace(gradient_steps=np.tile([0.0, 0.0, 0.0, 5.0, 9.0], (3, 1)))
+    for one in (unknown, late):
+        found = savings({"t": known, "u": known}, {"t": one, "u": other}, ["t", "u"], 1, SAMPLING, 1.0)
+        assert (found.ratio_by_work, found.tasks[0].ratio_by_work) == (None, None)
+        assert found.tasks[1].ratio_by_work == found.ratio_by_time == found.ratio == (2.0, 2.0, 2.0)
+
+
 def test_part_of_the_rise() -> None:
     """Half of the way from step 0 to the result, 2 of 4."""
     found = savings({"t": curves([RISING])}, {"t": curves([[0, 2, 3, 3, 3]])}, ["t"], 1, SAMPLING, 0.5)

@@ -100,6 +100,21 @@ def test_improvement() -> None:
     assert found["same"].low < 0.5 < found["same"].high
 
 
+def test_differences_over_tasks() -> None:
+    """
+    Of the interquartile means over runs and tasks: a shift comes out as it is, without width where no two runs differ; and it
+    is scipy's trimmed mean of all numbers.
+    """
+    generator = np.random.default_rng(0)
+    scores, other = generator.random((5, 3)), generator.random((4, 3))
+    found = statistics.differences(scores, {"lower": scores - 2, "other": other}, SAMPLING)
+    assert found["lower"].point == pytest.approx(2.0)
+    assert found["lower"].low < 2.0 < found["lower"].high
+    expected = trim_mean(scores.ravel(), 0.25) - trim_mean(other.ravel(), 0.25)
+    assert found["other"].point == pytest.approx(expected)
+    assert statistics.differences(np.full((5, 2), 0.9), {"x": np.full((3, 2), 0.4)}, SAMPLING)["x"] == (0.5, 0.5, 0.5)
+
+
 def test_profiles() -> None:
     """Part of the runs above each level."""
     levels = np.array([0.0, 0.5, 1.0])
