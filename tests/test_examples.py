@@ -138,6 +138,13 @@ def test_benchmark_of_speed(tmp_path: Path) -> None:
     assert all(seconds > 0 for variant in row["seconds"].values() for seconds in variant)
 
 
+def test_help_of_the_benchmark_of_speed() -> None:
+    """Names its parts; their first lines have percent signs, which argparse takes for formats."""
+    printed = run(["-m", "benchmarks.speed", "--help"], ROOT)
+    for part in ("learner", "end-to-end", "targets", "replay", "memory", "profile", "table", "all"):
+        assert f"\n    {part}" in printed
+
+
 def test_table_of_speed_is_that_of_the_stored_measurements() -> None:
     """README's figures are generated; by hand they cannot be changed."""
     run(["-m", "benchmarks.speed", "table", "--check"], ROOT)

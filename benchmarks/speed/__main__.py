@@ -56,7 +56,8 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="part", required=True)
     for name, module in {**PARTS, "table": table}.items():
-        command = commands.add_parser(name, help=(module.__doc__ or "").strip().splitlines()[0])
+        # argparse formats the text: a percent sign stands for itself only as two
+        command = commands.add_parser(name, help=(module.__doc__ or "").strip().splitlines()[0].replace("%", "%%"))
         module.add_options(command)
         command.set_defaults(function=module.run)
     everything = commands.add_parser("all", help="All parts, each in a process of its own.")
