@@ -1,5 +1,6 @@
 """The paper's regimes: same replay, same learner work, another rollout throughput; and the lag that follows."""
 
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -36,12 +37,12 @@ def test_only_the_throughput_differs() -> None:
     assert fresh["replay_capacity"] == 50_000
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("regime", "iterations", "old"), [("fresh", 8, 0.0), ("stale", 60, 0.88)])
-def test_the_old_fraction_of_table_1(regime: str, iterations: int, old: float) -> None:
-    """Once the replay is full: 0.000 and 0.884 in the paper, 0 and 44 of 50 versions here."""
-    settings = {**regime_settings(regime), "gradient_steps": 1}  # what the learner does changes no version
+@cache
+def lag_of(regime: str) -> dict[str, float]:
+    """Metrics of an update of 200 minibatches on the full replay, after a little learning for every version before it."""
+    settings = {**regime_settings(regime), "gradient_steps": 10}
     n_envs = settings.pop("n_envs")
+    iterations = {"fresh": 8, "stale": 60}[regime]
     env = DummyVecEnv([Cheap] * n_envs)
     model = GIPO("MlpPolicy", env, seed=0, device="cpu", policy_kwargs={"net_arch": [4]}, **settings)
     model.learn((iterations - 1) * n_envs * 500, log_interval=10**6)
@@ -50,7 +51,25 @@ def test_the_old_fraction_of_table_1(regime: str, iterations: int, old: float) -
     assert model.latest_update is not None
     assert model.replay_buffer is not None
     assert len(model.replay_buffer) > 47_000
-    assert model.latest_update.metrics["lag/old_frac"] == pytest.approx(old, abs=0.002)
+    return {key: float(value) for key, value in model.latest_update.metrics.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("regime", "old"), [("fresh", 0.0), ("stale", 0.88)])
+def test_the_old_fraction_of_table_1(regime: str, old: float) -> None:
+    """Once the replay is full: 0.000 and 0.884 in the paper, 0 and 44 of 50 versions here."""
+    assert lag_of(regime)["lag/old_frac"] == pytest.approx(old, abs=0.002)
+
+
+@pytest.mark.slow
+def test_the_ratios_of_table_1_go_much_further_in_the_stale_regime() -> None:
+    """
+    95 % of abs(log rho) is 0.095 and 1.46 in the paper. How far ratios go is a matter of task, rate and penalty (here an actor
+    that has hardly begun: 0.07 and 0.23); that old data are further away, by the same work for a version, is the regimes'.
+    """
+    fresh, stale = lag_of("fresh"), lag_of("stale")
+    assert fresh["lag/version_gap_mean"] < 4 < 20 < stale["lag/version_gap_mean"]
+    assert stale["lag/abs_log_rho_p95"] > 2 * fresh["lag/abs_log_rho_p95"] > 0
 
 
 def test_a_fixed_lag() -> None:
