@@ -139,7 +139,8 @@ def _regime(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
     yield Paragraph(
         f"A run ran away if lag/abs_log_rho_p95 is above {limits.tail_limit:g}, or train/approx_kl or train/kl_behaviour "
         f"above {limits.kl_limit:g}, over the last fifth of its steps, or if one of them was not finite at any time. At some "
-        "time: in any update, also where it came back. -: nothing of it is logged.",
+        "time: in any update, also where it came back (in a record without the largest numbers, in any mean between two "
+        "evaluations). -: nothing of it is logged.",
         "soft",
     )
     away = [f"{name}: {each}" for name, its in analysis.stability.items() for each in its.ran_away or ()]

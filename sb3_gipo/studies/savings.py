@@ -18,8 +18,8 @@ class TaskSavings(NamedTuple):
     :param steps: that the contestant needs to it, ``inf``: never
     :param ratio: the first by the second; 0: never
     :param difference: of the final results, contestant - baseline, in units of the return
-    :param ratio_by_work: as the ratio, of the gradient steps until then; ``None`` where they are not known
-    :param ratio_by_time: as the ratio, of the seconds of training until then; ``None`` where they are not known
+    :param ratio_by_work: as the ratio, of the gradient steps until then; ``None`` where not known, or one of both has none
+    :param ratio_by_time: as the ratio, of the seconds of training until then; ``None`` as there
     """
 
     task: str
@@ -169,8 +169,10 @@ def _sample(
     ratio = np.where(np.isinf(steps), 0.0, baseline_steps / steps)
 
     def ratio_of(spent: list[Floats]) -> Floats | None:
+        if any(np.isnan(each).any() for each in spent):
+            return None
         one, other = (at_steps(grid, each, at) for each, at in zip(spent, (baseline_steps, steps), strict=True))
-        return np.where(np.isinf(other), 0.0, one / other) if np.isfinite(one).all() and (other > 0).all() else None
+        return np.where(np.isinf(other), 0.0, one / other) if (one > 0).all() and (other > 0).all() else None
 
     saved = baseline_steps - np.minimum(steps, budget)
     return _Samples(

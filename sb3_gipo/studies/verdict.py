@@ -233,7 +233,7 @@ def _learner(study: Study, found: Savings) -> list[str]:
         for ratio, what in counted
         if ratio is not None and not found.never
     ]
-    return [f"To get there {study.baseline} takes {listed(said)}."] if said else []
+    return [f"To get there {study.baseline} takes {listed(said)} as {study.candidate}."] if said else []
 
 
 def _apart(candidate: str, baseline: str, worse: tuple[str, ...], better: tuple[str, ...]) -> list[str]:

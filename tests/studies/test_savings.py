@@ -52,15 +52,49 @@ def test_what_the_learner_does_until_then() -> None:
     assert never.ratio_by_work == never.ratio_by_time == (0.0, 0.0, 0.0)
 
 
-def test_gradient_steps_that_nobody_knows() -> None:
-    """Or none until the target: then there is no ratio of them, and with one such task none over the tasks."""
-    known, other = curves([RISING] * 3), curves([[0, 2, 4, 4, 4]] * 3)
-    unknown = other._replace(gradient_steps=np.full((3, 5), np.nan))
-    late = other._replace(gradient_steps=np.tile([0.0, 0.0, 0.0, 5.0, 9.0], (3, 1)))
-    for one in (unknown, late):
-        found = savings({"t": known, "u": known}, {"t": one, "u": other}, ["t", "u"], 1, SAMPLING, 1.0)
-        assert (found.ratio_by_work, found.tasks[0].ratio_by_work) == (None, None)
-        assert found.tasks[1].ratio_by_work == found.ratio_by_time == found.ratio == (2.0, 2.0, 2.0)
+def test_what_the_learner_does_is_of_the_middle_half() -> None:
+    """Like the curve: of five runs the one with eleven times the gradient steps is left out."""
+    rows = np.tile(np.linspace(0, 100, 5), (5, 1))
+    fast = curves([[0, 2, 4, 4, 4]] * 5)._replace(gradient_steps=rows * [[1], [1], [1], [1], [11]])
+    found = savings({"t": curves([RISING] * 5)}, {"t": fast}, ["t"], 1, SAMPLING, 1.0)
+    assert found.ratio_by_work is not None
+    assert found.ratio_by_work.point == pytest.approx(2.0)
+    assert found.ratio_by_work.low < 1.9
+
+
+def test_what_the_learner_does_is_of_the_seeds_that_were_drawn() -> None:
+    """
+    Two runs that are there after 25 steps with 4 gradient steps for each, and one after 100 with one for each. Three of a kind
+    are there after 100 gradient steps, as the baseline is; two and one after 100 steps (the slow one's), with 3 or 2 for each.
+    Were gradient steps drawn apart from the curves, some would have 25.
+    """
+    rows = np.tile(np.linspace(0, 100, 5), (3, 1))
+    mixed = curves([[0, 4, 4, 4, 4], [0, 4, 4, 4, 4], RISING])._replace(gradient_steps=rows * [[4], [4], [1]])
+    found = savings({"t": curves([RISING] * 3)}, {"t": mixed}, ["t"], 1, SAMPLING, 1.0)
+    assert found.ratio_by_work == pytest.approx((1 / 3, 1 / 3, 1.0))
+
+
+NOT_KNOWN = np.full((3, 5), np.nan)
+LATE = np.tile([0.0, 0.0, 0.0, 0.0, 9.0], (3, 1))
+
+
+@pytest.mark.parametrize("gradient_steps", [NOT_KNOWN, LATE])
+@pytest.mark.parametrize("whose", ["baseline", "contestant"])
+def test_gradient_steps_that_nobody_knows(gradient_steps: np.ndarray, whose: str) -> None:
+    """Or none until the target, of either: then there is no ratio of them, and with one such task none over the tasks."""
+    of = {"baseline": curves([[0, 1, 3, 4, 4]] * 3), "contestant": curves([[0, 2, 4, 4, 4]] * 3)}
+    strange = {**of, whose: of[whose]._replace(gradient_steps=gradient_steps)}
+    both = ({"t": strange[who], "u": of[who]} for who in ("baseline", "contestant"))
+    found = savings(*both, ["t", "u"], 1, SAMPLING, 1.0)
+    assert (found.ratio_by_work, found.tasks[0].ratio_by_work) == (None, None)
+    assert found.tasks[1].ratio_by_work == found.ratio_by_time == found.ratio == (1.5, 1.5, 1.5)
+
+
+def test_gradient_steps_that_nobody_knows_of_one_that_is_never_there() -> None:
+    """Are not known: 0 is what counts for known ones."""
+    never = curves([[0, 1, 2, 3, 3]] * 3)._replace(gradient_steps=NOT_KNOWN)
+    found = savings({"t": curves([RISING] * 3)}, {"t": never}, ["t"], 1, SAMPLING, 1.0)
+    assert (found.ratio_by_work, found.ratio_by_time) == (None, (0.0, 0.0, 0.0))
 
 
 def test_part_of_the_rise() -> None:
@@ -87,6 +121,8 @@ def test_a_baseline_below_its_own_result() -> None:
     baseline = curves([[0, 0, 0, 0, 9], [0, 0, 0, 9, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
     (task,) = savings({"t": baseline}, {"t": curves([RISING])}, ["t"], 2, SAMPLING, 1.0).tasks
     assert (task.target, task.baseline_steps.point, task.steps.point) == (2.25, 100.0, 56.25)
+    assert task.ratio_by_work is not None
+    assert task.ratio_by_work.point == pytest.approx(100 / 56.25)
 
 
 FALLING = [[4, 3, 2, 1, 0]] * 3
@@ -114,6 +150,7 @@ def test_a_baseline_that_does_not_rise(values: list[list[float]], last: int, par
     alone = savings({"u": curves([RISING] * 3)}, {"u": curves(fast)}, ["u"], last, SAMPLING, part)
     assert (both.ratio, both.saved_steps, both.baseline_steps) == (alone.ratio, alone.saved_steps, alone.baseline_steps)
     assert (both.flat, both.never, both.counted) == (("t",), (), alone.tasks)
+    assert (both.ratio_by_work, both.ratio_by_time) == (alone.ratio_by_work, alone.ratio_by_time)
 
 
 def test_a_baseline_that_starts_high() -> None:
@@ -129,6 +166,7 @@ def test_nothing_is_faster_than_the_first_evaluation() -> None:
     """Who begins above the target, or crosses it at once, cannot be told from luck."""
     (task,) = savings({"t": curves([RISING])}, {"t": curves([[9, 9, 9, 9, 9]])}, ["t"], 1, SAMPLING, 1.0).tasks
     assert (task.steps.point, task.ratio.point) == (25.0, 4.0)
+    assert task.ratio_by_work == task.ratio_by_time == (4.0, 4.0, 4.0)
 
 
 @pytest.mark.parametrize("level", [0.7, 0.1, 1 / 3, 1e-6, 4321.9])
