@@ -21,7 +21,6 @@ TASKS = ("door-open-v3", "handle-press-v3", "reach-v3")
 FIRST, FRESH = "paper_claim", "paper_claim_confirm"
 TABLES = (
     ((FIRST,), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
-    ((FRESH,), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
     ((FIRST, FRESH), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
     ((FIRST,), "gipo-one-sided-0.3", ("ppo-clip",)),
     ((FIRST,), "gipo-0.5", ("gipo-0.5-without-v-trace",)),
