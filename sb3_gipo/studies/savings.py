@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sb3_gipo.studies.curves import ROUNDING, Curves, Floats, at_steps, final, steps_to
-from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm, resampled
+from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm, iqm_samples, resampled
 
 
 class TaskSavings(NamedTuple):
@@ -155,8 +155,8 @@ def _sample(
     for each in (baseline, contestant):
         runs = np.stack([each.returns, each.gradient_steps, each.seconds], axis=1)
         drawn = resampled(runs, sampling, generator)
-        middles.append(np.concatenate([iqm(runs)[None], iqm(drawn, axis=1)]))
-        finals.append(np.concatenate([iqm(final(each.returns, last))[None], iqm(final(drawn[:, :, 0], last), axis=1)]))
+        middles.append(iqm_samples(runs, drawn))
+        finals.append(iqm_samples(final(each.returns, last), final(drawn[:, :, 0], last)))
     curves, work, seconds = ([each[:, which] for each in middles] for which in range(3))
     start, budget = curves[0][:, 0], grid[-1]
     rise = finals[0] - start

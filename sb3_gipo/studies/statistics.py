@@ -62,6 +62,15 @@ def resampled(values: Floats, sampling: Sampling, generator: np.random.Generator
     return values[rows]
 
 
+def iqm_samples(values: Floats, drawn: Floats) -> Floats:
+    """
+    :param values: of the runs, ``[runs, ...]``
+    :param drawn: of the same by the bootstrap, ``[reps, runs, ...]``
+    :return: interquartile means over runs, ``[1 + reps, ...]``: row 0 is of the runs themselves
+    """
+    return np.concatenate([iqm(values)[None], iqm(drawn, axis=1)])
+
+
 def interval(samples: Floats, confidence: float) -> tuple[Floats, Floats]:
     """
     :param samples: ``[reps, ...]``, may hold infinities

@@ -6,7 +6,7 @@ import numpy as np
 
 from sb3_gipo.studies.curves import Curves, Floats, at_steps, steps_to
 from sb3_gipo.studies.plan import Study, Task
-from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm, resampled
+from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm_samples, resampled
 
 
 class Reach(NamedTuple):
@@ -47,7 +47,7 @@ def _reach(of: str, threshold: float, values: Floats, curves: Curves, sampling: 
     """The first crossing of the interquartile mean of the curves, with the mean gradient steps and seconds of that moment."""
     runs = np.stack([values, curves.gradient_steps, curves.seconds], axis=-1)
     drawn = resampled(runs, sampling, sampling.generator())
-    height, *spent = np.moveaxis(np.concatenate([iqm(runs)[None], iqm(drawn, axis=1)]), -1, 0)
+    height, *spent = np.moveaxis(iqm_samples(runs, drawn), -1, 0)
     steps = steps_to(curves.grid, height, threshold)
 
     def until(each: Floats) -> Estimate | None:
