@@ -1,5 +1,5 @@
 """
-Study A with the penalty: the differences that no report has, with the statistics of ``sb3-gipo compare``.
+Study A, stale data: the differences that no report has, with the statistics of ``sb3-gipo compare``.
 
     python -m benchmarks.data_efficiency.claim
 
@@ -19,12 +19,14 @@ from sb3_gipo.studies.statistics import Sampling, differences
 RESULTS = Path(__file__).parents[1] / "results" / "data_efficiency"
 TASKS = ("door-open-v3", "handle-press-v3", "reach-v3")
 FIRST, FRESH = "paper_claim", "paper_claim_confirm"
+NO_PENALTY = "paper_claim_no_penalty"
 TABLES = (
     ((FIRST,), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
     ((FIRST, FRESH), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
     ((FIRST,), "gipo-one-sided-0.3", ("ppo-clip",)),
     ((FIRST,), "gipo-0.5", ("gipo-0.5-without-v-trace",)),
     ((FIRST,), "ppo-clip", ("ppo-clip-without-v-trace",)),
+    ((NO_PENALTY,), "gipo-0.2", ("ppo-clip", "sapo", "no-clip", "gipo-0.5")),
 )
 HIGH, LAST = 5000.0, 2  # return that counts as 1; evaluations whose mean is the final result
 SAMPLING = Sampling(reps=20_000)
