@@ -19,7 +19,7 @@ from sb3_gipo.studies.statistics import Sampling, differences
 RESULTS = Path(__file__).parents[1] / "results" / "data_efficiency"
 TASKS = ("door-open-v3", "handle-press-v3", "reach-v3")
 FIRST, FRESH = "paper_claim", "paper_claim_confirm"
-NO_PENALTY = "paper_claim_no_penalty"
+NO_PENALTY, NO_PENALTY_FRESH = "paper_claim_no_penalty", "paper_claim_no_penalty_confirm"
 TABLES = (
     ((FIRST,), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
     ((FIRST, FRESH), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
@@ -27,6 +27,8 @@ TABLES = (
     ((FIRST,), "gipo-0.5", ("gipo-0.5-without-v-trace",)),
     ((FIRST,), "ppo-clip", ("ppo-clip-without-v-trace",)),
     ((NO_PENALTY,), "gipo-0.2", ("ppo-clip", "sapo", "no-clip", "gipo-0.5")),
+    ((NO_PENALTY_FRESH,), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
+    ((NO_PENALTY, NO_PENALTY_FRESH), "gipo-0.2", ("ppo-clip", "sapo", "no-clip")),
 )
 HIGH, LAST = 5000.0, 2  # return that counts as 1; evaluations whose mean is the final result
 SAMPLING = Sampling(reps=20_000)
