@@ -15,6 +15,7 @@ NOT_LEARNT = ("leads.yaml", "Walker2d-v5")
 DRAWS = 10_000
 LEADS = ("leads.yaml", "leads_together.yaml")
 TRIED_AGAIN = ("targets anew four times", "sigma_neg 0.15")
+AVERAGE, ITERATION = "average of policies at the centre", "trust around the iteration's policy"
 CHAINS = (
     ("leads.yaml", "traces across rollouts", "GIPO"),
     ("leads.yaml", "traces across rollouts of 256", "rollouts of 256"),
@@ -66,6 +67,8 @@ def main() -> None:
     for name in TRIED_AGAIN:
         both = np.concatenate([compared(found, study, name, "GIPO")[1] for study in LEADS])
         print(f"{name}: {len(both)} pairs: {interval(both)}", end="\n\n")
+    _, difference = compared(found, "leads.yaml", AVERAGE, ITERATION)
+    print(f"{AVERAGE} - {ITERATION}: {len(difference)} pairs: {interval(difference)}", end="\n\n")
     chains = [compared(found, *setting) for setting in CHAINS]
     print("\n".join(row for row, _ in chains))
     all_pairs = np.concatenate([differences for _, differences in chains])
