@@ -45,6 +45,7 @@ class SigmaAuto(GIPO):
     def train(self) -> None:
         """One iteration, and a wider or narrower weight after it."""
         super().train()
+        assert self.latest_update is not None
         measured = float(self.latest_update.metrics["train/kl_behaviour"])
         if measured > 0:  # the first update has no old data
             step = float(np.clip(math.log(self.target_divergence / measured), -1.0, 1.0))

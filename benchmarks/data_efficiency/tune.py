@@ -16,9 +16,11 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import optuna
 import torch as th
@@ -29,6 +31,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize, sync_envs_normalization
 
 from sb3_gipo import GIPO
+from sb3_gipo.envs.goals import Split
 from sb3_gipo.envs.meta_world import make_metaworld_env
 
 RESULTS = Path(__file__).parents[1] / "results" / "data_efficiency"
@@ -40,7 +43,7 @@ SCORE_RANGE = 5000.0  # of a return on Meta-World
 # or against the policy at the start of the iteration, with one-sided weights.
 ONE_SIDED: dict[str, Any] = {"surrogate_kwargs": {"restoring": 3.0}}
 TRUST: dict[str, dict[str, Any]] = {
-    "behaviour": {"sigma": 0.5, "kl_coef": 0.1},
+    "behaviour": {"surrogate_kwargs": {}, "sigma": 0.5, "kl_coef": 0.1},
     "behaviour, one-sided": {**ONE_SIDED, "sigma": 0.3, "kl_coef": 0.0},
     "iteration, one-sided": {**ONE_SIDED, "trust_region": "iteration", "sigma": 0.2, "kl_coef": 0.0},
     "iteration, one-sided, penalty": {**ONE_SIDED, "trust_region": "iteration", "sigma": 0.2, "kl_coef": 0.03},
@@ -65,6 +68,9 @@ def gipo_space(trial: optuna.Trial) -> dict[str, Any]:
         "gamma": 0.99,
         "gae_lambda": trial.suggest_categorical("gae_lambda", [0.95, 0.98, 0.99]),
         "max_grad_norm": trial.suggest_categorical("max_grad_norm", [0.5, 2.0]),
+        # the defaults of the day on which the search ran
+        "learning_rate": 3e-4,
+        "critic_lr_factor": 1.0,
         **TRUST[trial.suggest_categorical("trust", list(TRUST))],
         "compile": True,
     }
@@ -96,7 +102,7 @@ def ppo_space(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def environment(task: str, split: str, n_envs: int, gamma: float) -> VecNormalize:
+def environment(task: str, split: Split, n_envs: int, gamma: float) -> VecNormalize:
     """
     :param task: of Meta-World
     :param split: ``"train"`` or ``"eval"``
@@ -105,9 +111,9 @@ def environment(task: str, split: str, n_envs: int, gamma: float) -> VecNormaliz
     :return: normalised environments
     """
     seed = SEED if split == "train" else SEED + 77
-    made = [
-        lambda rank=rank: make_metaworld_env(task, seed=seed, rank=rank, split=split, stagger=split == "train")
-        for rank in range(n_envs)
+    stagger = split == "train"
+    made: list[Callable[[], gym.Env[Any, Any]]] = [
+        partial(make_metaworld_env, task, seed=seed, rank=rank, split=split, stagger=stagger) for rank in range(n_envs)
     ]
     return VecNormalize(VecMonitor(DummyVecEnv(made)), training=split == "train", norm_reward=split == "train", gamma=gamma)
 

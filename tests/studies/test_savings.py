@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_gipo.studies.curves import Curves
+from sb3_gipo.studies.curves import Curves, Floats
 from sb3_gipo.studies.plan import Decision
 from sb3_gipo.studies.savings import savings
 from sb3_gipo.studies.statistics import Estimate, Sampling
@@ -181,25 +181,34 @@ def test_the_same_ceiling(level: float, last: int, seeds: int) -> None:
     np.testing.assert_allclose(found.tasks[0].steps, 1.0)
 
 
-def test_no_bias() -> None:
-    """
-    Two algorithms that are the same one, on seven tasks with five seeds: over many studies the mean ratio is about 1. Where
-    the target is the very end of the curves, chance decides who gets there, and who does not counts with 0.
-    """
+def ratios(times_as_fast: float, n_tasks: int, target: float) -> Floats:
+    """:return: of 50 simulated studies with five seeds: saturating curves whose speed, height and evaluations differ"""
     generator = np.random.default_rng(0)
     grid = np.linspace(0, 1, 21)
 
-    def runs() -> Curves:
-        """Saturating: speed, height and every evaluation differ from seed to seed."""
+    def runs(fast: float) -> Curves:
         speed, height = (np.exp(generator.normal(0, width, (5, 1))) for width in (0.3, 0.05))
-        return curves(height * (1 - np.exp(-5 * speed * grid)) + generator.normal(0, 0.03, (5, 21)), 1.0)
+        return curves(height * (1 - np.exp(-5 * fast * speed * grid)) + generator.normal(0, 0.03, (5, 21)), 1.0)
 
-    names = [str(number) for number in range(7)]
-    studies = [({name: runs() for name in names}, {name: runs() for name in names}) for _ in range(50)]
-    few = Sampling(reps=2)
-    part, whole = ([savings(*both, names, 2, few, target).ratio.point for both in studies] for target in (0.95, 1.0))
-    assert 0.9 < np.mean(part) < 1.1
-    assert np.mean(whole) < 0.9
+    names = [str(number) for number in range(n_tasks)]
+    studies = [({name: runs(1) for name in names}, {name: runs(times_as_fast) for name in names}) for _ in range(50)]
+    return np.array([savings(*both, names, 2, Sampling(reps=2), target).ratio.point for both in studies])
+
+
+def test_no_bias() -> None:
+    """
+    Two algorithms that are the same one, on seven tasks: over many studies the mean ratio is about 1. Where the target is the
+    very end of the curves, chance decides who gets there, and who does not counts with 0: on one task in a third of them.
+    """
+    assert 0.9 < ratios(1, 7, 0.95).mean() < 1.1
+    assert ratios(1, 7, 1.0).mean() < 0.9
+    assert 0.2 < (ratios(1, 1, 1.0) == 0).mean() < 0.5
+
+
+def test_little_bias_where_the_truth_is_two() -> None:
+    """The ratio falls a little short of the truth, with 95 % of the rise less than with all of it (``docs/compare.md``)."""
+    part, whole = ratios(2, 7, 0.95).mean(), ratios(2, 7, 1.0).mean()
+    assert 1.6 < whole < part < 2.0
 
 
 def test_tasks_together() -> None:
