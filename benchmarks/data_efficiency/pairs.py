@@ -13,9 +13,13 @@ RUNS = Path(__file__).parents[1] / "results" / "data_efficiency" / "leads.jsonl"
 HIGH = {"Hopper-v5": 3500.0, "Walker2d-v5": 4000.0}  # return that counts as 1; Meta-World's is 5000
 NOT_LEARNT = ("leads.yaml", "Walker2d-v5")
 DRAWS = 10_000
-LEADS = ("leads.yaml", "leads_together.yaml")
-TRIED_AGAIN = ("targets anew four times", "sigma_neg 0.15")
+LEADS = ("leads.yaml", "leads_together.yaml", "leads_average.yaml")
 AVERAGE, ITERATION = "average of policies at the centre", "trust around the iteration's policy"
+TRIED_AGAIN = {  # and in which study, on fresh seeds
+    "targets anew four times": "leads_together.yaml",
+    "sigma_neg 0.15": "leads_together.yaml",
+    AVERAGE: "leads_average.yaml",
+}
 CHAINS = (
     ("leads.yaml", "traces across rollouts", "GIPO"),
     ("leads.yaml", "traces across rollouts of 256", "rollouts of 256"),
@@ -64,8 +68,8 @@ def main() -> None:
         names = dict.fromkeys(key[1] for key in found if key[0] == study and key[1] != "GIPO")
         rows = [compared(found, study, name, "GIPO") for name in names]
         print("\n".join(row for row, _ in sorted(rows, key=lambda row: -row[1].mean())), end="\n\n")
-    for name in TRIED_AGAIN:
-        both = np.concatenate([compared(found, study, name, "GIPO")[1] for study in LEADS])
+    for name, again in TRIED_AGAIN.items():
+        both = np.concatenate([compared(found, study, name, "GIPO")[1] for study in ("leads.yaml", again)])
         print(f"{name}: {len(both)} pairs: {interval(both)}", end="\n\n")
     _, difference = compared(found, "leads.yaml", AVERAGE, ITERATION)
     print(f"{AVERAGE} - {ITERATION}: {len(difference)} pairs: {interval(difference)}", end="\n\n")
