@@ -55,7 +55,7 @@ def test_switched_on_it_is_not(lead: type[GIPO], on: dict[str, Any], base: dict[
 
 
 def test_the_actor_rests_where_it_is_left_out() -> None:
-    """Two actor steps out of eight minibatches of an update, and none where there are fewer than ``every``."""
+    """One actor step in the eight minibatches of an update, and none where there are fewer than ``every``."""
     start, never = learned(GIPO, 0), learned(ActorEvery, every=1000)
     assert th.equal(weights(never, "policy_net"), weights(start, "policy_net"))
     assert not th.equal(weights(never, "value_net"), weights(start, "value_net"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-TAIL = "lag/abs_log_rho_p95"
+from sb3_gipo.studies.traces import TAIL
 
 
 def line(study: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """
 The searches by which SB3's PPO and GIPO got their settings for study B: Optuna, on tasks that the study does not have.
 
-    python -m benchmarks.data_efficiency.tune ppo --trials 17
+    python -m benchmarks.data_efficiency.tune ppo --trials 17    # and later --trials 74
     python -m benchmarks.data_efficiency.tune gipo --trials 17
 
 A trial is one run on each of two tasks, side by side, with 4 environments and both normalisations; its score is the mean
