@@ -7,6 +7,7 @@ import torch as th
 
 from benchmarks.data_efficiency.leads import ActorEvery, ByAge, PolicyEWMA, Refreshed, SigmaAuto
 from sb3_gipo import GIPO
+from tests.callbacks.runs import parameters
 from tests.small_envs import SpaceEnv
 
 SMALL: dict[str, Any] = {
@@ -24,7 +25,7 @@ def learned(algorithm: type[GIPO], steps: int = 64, **settings: Any) -> GIPO:
     return algorithm("MlpPolicy", SpaceEnv(), **{**SMALL, **settings}).learn(steps)
 
 
-def weights(model: GIPO, part: str = "") -> th.Tensor:
+def weights(model: GIPO, part: str) -> th.Tensor:
     return th.cat([value.detach().flatten() for name, value in model.policy.named_parameters() if part in name])
 
 
@@ -39,7 +40,7 @@ def weights(model: GIPO, part: str = "") -> th.Tensor:
 )
 def test_switched_off_it_is_gipo(lead: type[GIPO], off: dict[str, Any], base: dict[str, Any]) -> None:
     """To the last bit, so that what a study measures is the idea and nothing beside it."""
-    assert th.equal(weights(learned(lead, **off, **base)), weights(learned(GIPO, **base)))
+    assert th.equal(parameters(learned(lead, **off, **base)), parameters(learned(GIPO, **base)))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_switched_off_it_is_gipo(lead: type[GIPO], off: dict[str, Any], base: di
     ],
 )
 def test_switched_on_it_is_not(lead: type[GIPO], on: dict[str, Any], base: dict[str, Any]) -> None:
-    assert not th.equal(weights(learned(lead, **on, **base)), weights(learned(GIPO, **base)))
+    assert not th.equal(parameters(learned(lead, **on, **base)), parameters(learned(GIPO, **base)))
 
 
 def test_the_actor_rests_where_it_is_left_out() -> None:
@@ -66,9 +67,9 @@ def test_the_actor_rests_where_it_is_left_out() -> None:
 def test_the_centre_lags() -> None:
     """Between the policies of the first and of the last update: an average of four with the decay 0.5."""
     model = learned(PolicyEWMA, 16, average=0.5, **ITERATION)
-    before = [weights(learned(GIPO, 0))]
+    before = [parameters(learned(GIPO, 0))]
     for _ in range(3):
-        before.append(weights(model))
+        before.append(parameters(model))
         model.learn(16, reset_num_timesteps=False)
     centre = before[0]
     for policy in before[1:]:
