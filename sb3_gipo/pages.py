@@ -19,7 +19,10 @@ def write_page(path: Path, page: str) -> None:
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that loses its power may keep the move and not what was moved
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

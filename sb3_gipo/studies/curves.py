@@ -145,22 +145,42 @@ def steps_to(grid: Floats, values: Floats, target: float | Floats) -> Floats:
     """
     First crossing: where the curve is at the target for the first time, on the line between the evaluation before and the
     first one that is at or above it, up to the rounding of the numbers. Whether the curve falls below it again later is not
-    asked.
+    asked: that is :func:`steps_to_stay`.
 
     :param grid: steps, ``[E]``
     :param values: ``[..., E]``
     :param target: ``[...]`` or a number
     :return: steps, ``[...]``; ``inf``: never
     """
-    values = np.asarray(values, dtype=float)
-    target = np.broadcast_to(np.asarray(target, dtype=float), values.shape[:-1])
+    reached = _reached(values, target)
+    return np.where(reached.any(axis=-1), _crossing(grid, values, target, reached.argmax(axis=-1)), NEVER)
+
+
+def steps_to_stay(grid: Floats, values: Floats, target: float | Floats) -> Floats:
+    """
+    Last crossing: from where on no evaluation is below the target any more, as :func:`steps_to` otherwise.
+
+    :param grid: steps, ``[E]``
+    :param values: ``[..., E]``
+    :param target: ``[...]`` or a number
+    :return: steps, ``[...]``; ``inf``: the last evaluation is below
+    """
+    reached = _reached(values, target)
+    stays = np.logical_and.accumulate(reached[..., ::-1], axis=-1)[..., ::-1]
+    return np.where(reached[..., -1], _crossing(grid, values, target, stays.argmax(axis=-1)), NEVER)
+
+
+def _reached(values: Floats, target: float | Floats) -> npt.NDArray[np.bool_]:
+    target = np.asarray(target, dtype=float)
     size = np.maximum(np.fmax.reduce(np.abs(values), axis=-1), np.abs(target))
-    reached = values >= (target - ROUNDING * size)[..., None]
-    first = reached.argmax(axis=-1)
+    return np.asarray(values >= (target - ROUNDING * size)[..., None])
+
+
+def _crossing(grid: Floats, values: Floats, target: float | Floats, first: npt.NDArray[np.intp]) -> Floats:
+    """On the line from the evaluation before the given one to it; at the beginning where that is the first of all."""
     before = np.maximum(first - 1, 0)
     low = np.take_along_axis(values, before[..., None], -1)[..., 0]
     high = np.take_along_axis(values, first[..., None], -1)[..., 0]
     rise = np.where(high > low, high - low, 1.0)
     part = np.where(first > 0, np.clip((target - low) / rise, 0.0, 1.0), 0.0)
-    steps = grid[before] + part * (grid[first] - grid[before])
-    return np.where(reached.any(axis=-1), steps, NEVER)
+    return np.asarray(grid[before] + part * (grid[first] - grid[before]))

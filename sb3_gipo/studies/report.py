@@ -177,8 +177,9 @@ def _together(study: Study, analysis: RegimeAnalysis) -> Iterator[Block]:
         yield savings_table(study, analysis)
         yield Paragraph(
             f"Target: {target_words(study)}; a rise is from step 0 to the final result (IQM over seeds). Steps: first "
-            f"crossing of the IQM curve. Ratio: steps of {study.baseline} by steps of the other; never counts as 0. Beside it "
-            "the same of gradient steps and of seconds of training (IQM) until then. Nothing counts as faster than the first "
+            f"crossing of the IQM curve. Ratio: steps of {study.baseline} by steps of the other; never counts as 0. To stay "
+            "there: the same of the last crossing, after which the curve is never below the target. Beside it the ratio of "
+            "gradient steps and of seconds of training (IQM) until the first. Nothing counts as faster than the first "
             "evaluation. A task without a clear rise of the baseline (the lower end of its interval is not above 0) has no "
             "target and does not count.",
             "soft",

@@ -1,11 +1,11 @@
 """How much data collection switching saves: steps to the baseline's target, the baseline's by the others', with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sb3_gipo.studies.curves import ROUNDING, Curves, Floats, at_steps, final, steps_to
+from sb3_gipo.studies.curves import ROUNDING, Curves, Floats, at_steps, final, steps_to, steps_to_stay
 from sb3_gipo.studies.statistics import Estimate, Sampling, estimate, iqm, iqm_samples, resampled
 
 
@@ -18,6 +18,7 @@ class TaskSavings(NamedTuple):
     :param steps: that the contestant needs to it, ``inf``: never
     :param ratio: the first by the second; 0: never
     :param difference: of the final results, contestant - baseline, in units of the return
+    :param ratio_to_stay: as the ratio, of the steps from which on either is never below the target again
     :param ratio_by_work: as the ratio, of the gradient steps until then; ``None`` where not known, or one of both has none
     :param ratio_by_time: as the ratio, of the seconds of training until then; ``None`` as there
     """
@@ -29,6 +30,7 @@ class TaskSavings(NamedTuple):
     steps: Estimate
     ratio: Estimate
     difference: Estimate
+    ratio_to_stay: Estimate
     ratio_by_work: Estimate | None
     ratio_by_time: Estimate | None
 
@@ -50,6 +52,7 @@ class Savings(NamedTuple):
     :param never: tasks that count on which the contestant does not reach the target; they have the ratio 0, and the
         whole budget in ``saved_steps``
     :param flat: tasks that do not count, because the baseline does not clearly rise there
+    :param ratio_to_stay: as the ratio, of the steps to reach the targets and stay there; ``None`` as there
     :param ratio_by_work: as the ratio, of gradient steps; ``None`` where they are not known on all tasks that count
     :param ratio_by_time: as the ratio, of seconds of training; ``None`` where they are not known on all tasks that count
     """
@@ -60,6 +63,7 @@ class Savings(NamedTuple):
     baseline_steps: Estimate
     never: tuple[str, ...]
     flat: tuple[str, ...]
+    ratio_to_stay: Estimate | None
     ratio_by_work: Estimate | None
     ratio_by_time: Estimate | None
 
@@ -79,6 +83,7 @@ class _Samples(NamedTuple):
     ratio: Floats
     saved: Floats
     difference: Floats
+    ratio_to_stay: Floats
     ratio_by_work: Floats | None
     ratio_by_time: Floats | None
 
@@ -127,6 +132,7 @@ def savings(
             told(each.steps),
             told(each.ratio),
             told(each.difference),
+            told(each.ratio_to_stay),
             known(each.ratio_by_work),
             known(each.ratio_by_time),
         )
@@ -141,6 +147,7 @@ def savings(
         baseline_steps=told(sum((each.baseline for each in together), none)),
         never=tuple(part.task for part in parts if part.counts and np.isinf(part.steps.point)),
         flat=tuple(part.task for part in parts if not part.counts),
+        ratio_to_stay=over_tasks([each.ratio_to_stay for each in together]),
         ratio_by_work=over_tasks([each.ratio_by_work for each in together]),
         ratio_by_time=over_tasks([each.ratio_by_time for each in together]),
     )
@@ -163,18 +170,32 @@ def _sample(
     # means of the same numbers may differ by their rounding: that is no rise
     rise = np.where(np.abs(rise) > ROUNDING * np.maximum(np.abs(start), np.abs(finals[0])), rise, 0.0)
     target = finals[0] if part == 1 else start + part * rise
-    # Crossings inside the first interval cannot be told from luck, and would make any ratio: the first evaluation counts.
-    baseline_steps = np.clip(steps_to(grid, curves[0], target), grid[1], budget)
-    steps = np.maximum(steps_to(grid, curves[1], target), grid[1])
-    ratio = np.where(np.isinf(steps), 0.0, baseline_steps / steps)
 
-    def ratio_of(spent: list[Floats]) -> Floats | None:
+    def needed(crossing: Callable[[Floats, Floats, Floats], Floats]) -> tuple[Floats, Floats]:
+        # Crossings inside the first interval cannot be told from luck, and would make any ratio: the first evaluation counts.
+        one, other = (np.maximum(crossing(grid, curve, target), grid[1]) for curve in curves)
+        return np.minimum(one, budget), other
+
+    def ratio_of(one: Floats, other: Floats) -> Floats:
+        return np.where(np.isinf(other), 0.0, one / other)
+
+    baseline_steps, steps = needed(steps_to)
+
+    def ratio_by(spent: list[Floats]) -> Floats | None:
         if any(np.isnan(each).any() for each in spent):
             return None
         one, other = (at_steps(grid, each, at) for each, at in zip(spent, (baseline_steps, steps), strict=True))
-        return np.where(np.isinf(other), 0.0, one / other) if (one > 0).all() and (other > 0).all() else None
+        return ratio_of(one, other) if (one > 0).all() and (other > 0).all() else None
 
-    saved = baseline_steps - np.minimum(steps, budget)
     return _Samples(
-        rise, target, baseline_steps, steps, ratio, saved, finals[1] - finals[0], ratio_of(work), ratio_of(seconds)
+        rise=rise,
+        target=target,
+        baseline=baseline_steps,
+        steps=steps,
+        ratio=ratio_of(baseline_steps, steps),
+        saved=baseline_steps - np.minimum(steps, budget),
+        difference=finals[1] - finals[0],
+        ratio_to_stay=ratio_of(*needed(steps_to_stay)),
+        ratio_by_work=ratio_by(work),
+        ratio_by_time=ratio_by(seconds),
     )

@@ -7,6 +7,7 @@ from sb3_gipo.studies.analysis import LOGGED, RegimeAnalysis
 from sb3_gipo.studies.blocks import Block, Bullets, Table
 from sb3_gipo.studies.plan import ONLY_REGIME, Study
 from sb3_gipo.studies.results import Results
+from sb3_gipo.studies.savings import Savings, TaskSavings
 from sb3_gipo.studies.statistics import Estimate
 from sb3_gipo.studies.wording import count, percent, span, target_words
 
@@ -110,17 +111,16 @@ def savings_table(study: Study, analysis: RegimeAnalysis) -> Table:
                 f"{each.target:.4g}",
                 _steps(each.baseline_steps.point),
                 _steps_with_interval(each.steps),
-                *(_with_interval(ratio, 2) for ratio in (each.ratio, each.ratio_by_work, each.ratio_by_time)),
+                *_ratios(each),
             ]
             if each.counts
-            else [name, each.task, f"no clear rise of {study.baseline}", *[NOTHING] * 5]
+            else [name, each.task, f"no clear rise of {study.baseline}", *[NOTHING] * 6]
             for each in found.tasks
         ]
         if found.ratio is not None:
             saved = f"saved: {_steps_with_interval(found.saved_steps)}"
-            ratios = (_with_interval(ratio, 2) for ratio in (found.ratio, found.ratio_by_work, found.ratio_by_time))
-            rows.append([name, "all (IQM, sum)", "", _steps(found.baseline_steps.point), saved, *ratios])
-    ratio_heads = ("ratio", "of gradient steps", "of time")
+            rows.append([name, "all (IQM, sum)", "", _steps(found.baseline_steps.point), saved, *_ratios(found)])
+    ratio_heads = ("ratio", "to stay there", "of gradient steps", "of time")
     return Table(["", "task", "target", f"steps of {study.baseline}", "its own steps", *ratio_heads], rows)
 
 
@@ -214,6 +214,11 @@ def stability_table(analysis: RegimeAnalysis) -> Table:
         for name, its in analysis.stability.items()
     ]
     return Table(["", "finished", "ran away: at the end", "at some time", "failed"], rows)
+
+
+def _ratios(found: TaskSavings | Savings) -> list[str]:
+    ratios = (found.ratio, found.ratio_to_stay, found.ratio_by_work, found.ratio_by_time)
+    return [_with_interval(ratio, 2) for ratio in ratios]
 
 
 def _with_interval(estimate: Estimate | None, digits: int) -> str:

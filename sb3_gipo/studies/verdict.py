@@ -211,6 +211,7 @@ def _reasons(study: Study, found: Savings, ratio: Estimate) -> list[str]:
         f"there; with {study.candidate} it is {amount(saved, Price('', 1, 'steps'))} "
         f"{'more' if saved.point < 0 else 'fewer'}.",
         *cost_sentences(study, found),
+        *_staying(study, found),
         *_learner(study, found),
     ]
     if found.never:
@@ -223,6 +224,17 @@ def _reasons(study: Study, found: Savings, ratio: Estimate) -> list[str]:
     if number < len(study.tasks):
         said.append(f"This is of {number} of the {len(study.tasks)} tasks.")
     return said
+
+
+def _staying(study: Study, found: Savings) -> list[str]:
+    """Who wavers around the target is there early, and not yet for good."""
+    ratio = found.ratio_to_stay
+    if ratio is None or found.never:
+        return []
+    times = f"{ratio.point:.2f} times as many steps{span(ratio, '{:.2f}'.format)}"
+    return [
+        f"To get there and stay, without an evaluation below it again, {study.baseline} needs {times} as {study.candidate}."
+    ]
 
 
 def _learner(study: Study, found: Savings) -> list[str]:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sb3_gipo.studies.curves import area, area_to, curves_of, final, halfway, normalise, on_grid, steps_to
+from sb3_gipo.studies.curves import area, area_to, curves_of, final, halfway, normalise, on_grid, steps_to, steps_to_stay
 
 GRID = np.array([0.0, 10.0, 20.0, 30.0])
 values = arrays(np.float64, (3, 4), elements=st.floats(-100, 100))
@@ -34,6 +34,36 @@ values = arrays(np.float64, (3, 4), elements=st.floats(-100, 100))
 def test_steps_to(curve: list[float], target: float, expected: float) -> None:
     """First crossing, on the line between two evaluations."""
     assert steps_to(GRID, np.array(curve, dtype=float), target) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("curve", "target", "expected"),
+    [
+        ([0, 1, 2, 3], 1.5, 15.0),  # one crossing: the same
+        ([0, 4, 0, 4], 2.0, 25.0),  # the last of two
+        ([0, 4, 2, 4], 2.0, 5.0),  # it touches the target and is not below
+        ([0, 4, 4, 1], 2.0, math.inf),  # below at the end
+        ([5, 4, 3, 2], 2.0, 0.0),  # never below
+        ([5, 1, 5, 5], 3.0, 15.0),
+        ([0, 1, 0, 4], 4.0, 30.0),  # there at the end
+        ([0, 0.7, 0.7 - 1e-16, 0.7], 0.7, 10.0),  # rounding is not below
+    ],
+)
+def test_steps_to_stay(curve: list[float], target: float, expected: float) -> None:
+    """Last crossing, on the line between two evaluations."""
+    assert steps_to_stay(GRID, np.array(curve, dtype=float), target) == pytest.approx(expected)
+
+
+@given(values, st.floats(-100, 100))
+def test_after_the_last_crossing_nothing_is_below(curves: np.ndarray, target: float) -> None:
+    """Just before it something is, it is not before the first crossing, and the same where the curve only rises."""
+    first, last = steps_to(GRID, curves, target), steps_to_stay(GRID, curves, target)
+    assert (last >= first).all()
+    rising = np.maximum.accumulate(curves, axis=-1)
+    np.testing.assert_array_equal(steps_to_stay(GRID, rising, target), steps_to(GRID, rising, target))
+    for curve, steps in zip(curves, last, strict=True):
+        assert (curve[steps <= GRID] >= target - 1e-9).all()
+        assert steps == 0 or curve[steps > GRID][-1] < target
 
 
 @given(values, st.floats(-100, 100))
