@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,8 @@ def _tasks(given: object, steps: int, number: int) -> Iterator[Task]:
         content = {"id": entry} if isinstance(entry, str) else checking.mapping("a task", entry, TASK_KEYS)
         task_id = checking.text("the id of a task", content.get("id"))
         kwargs, eval_kwargs = (
-            checking.settings(f"{key} of {task_id}", content.get(key) or {}) for key in ("kwargs", "eval_kwargs")
+            checking.settings(f"{key} of {task_id}", {} if content.get(key) is None else content[key])
+            for key in ("kwargs", "eval_kwargs")
         )
         bounds = _bounds(task_id, content)
         own_steps = checking.whole(f"steps of {task_id}", content.get("steps", steps), 1)
@@ -230,6 +231,8 @@ def _contestants(content: dict[str, Any]) -> Iterator[Contestant]:
 def _normalize(where: str, given: object, gamma: float) -> dict[str, Any] | None:
     if given is False:
         return None
+    if given is not True and not isinstance(given, Mapping):
+        refuse(where, given, "true, false or a mapping of VecNormalize's arguments")
     known = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
     own = {} if given is True else checking.mapping(where, given, known)
     return {"norm_obs": True, "norm_reward": True, "gamma": gamma, **checking.settings(where, own)}
