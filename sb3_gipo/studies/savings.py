@@ -18,9 +18,11 @@ class TaskSavings(NamedTuple):
     :param steps: that the contestant needs to it, ``inf``: never
     :param ratio: the first by the second; 0: never
     :param difference: of the final results, contestant - baseline, in units of the return
-    :param ratio_to_stay: as the ratio, of the steps from which on either is never below the target again
-    :param ratio_by_work: as the ratio, of the gradient steps until then; ``None`` where not known, or one of both has none
-    :param ratio_by_time: as the ratio, of the seconds of training until then; ``None`` as there
+    :param ratio_to_stay: as the ratio, of the steps from which on either is never below the target again; 0: the contestant is
+        below it at the end
+    :param ratio_by_work: as the ratio, of the gradient steps until both are there first; ``None`` where not known, or one of
+        both has none
+    :param ratio_by_time: as the ratio, of the seconds of training until both are there first; ``None`` as there
     """
 
     task: str
@@ -98,7 +100,8 @@ def savings(
 ) -> Savings:
     """
     The target of a task is a part of the way from the baseline's mean at step 0 to its final result (interquartile means over
-    its seeds); a contestant reaches it where the interquartile mean of its curves crosses it first. The bootstrap draws the
+    its seeds); a contestant reaches it where the interquartile mean of its curves crosses it first, and stays there from where
+    that crosses it last. The bootstrap draws the
     seeds of each contestant on each task and does all of this again: the target, the crossings, their ratio and the mean over
     the tasks. Tasks on which the baseline does not clearly rise have no such target: they stand apart.
 

@@ -231,10 +231,12 @@ def _staying(study: Study, found: Savings) -> list[str]:
     ratio = found.ratio_to_stay
     if ratio is None or found.never:
         return []
-    times = f"{ratio.point:.2f} times as many steps{span(ratio, '{:.2f}'.format)}"
-    return [
-        f"To get there and stay, without an evaluation below it again, {study.baseline} needs {times} as {study.candidate}."
-    ]
+    leaves = [each.task for each in found.counted if each.ratio_to_stay.point == 0]
+    if ratio.point == 0:
+        return [f"{study.candidate} gets there and does not stay: at the end it is below the target on {listed(leaves)}."]
+    times = f"{ratio.point:.2f} times as many steps{span(ratio, '{:.2f}'.format)} as {study.candidate}"
+    but = f"; on {listed(leaves)} {study.candidate} is below it at the end, which counts as 0" if leaves else ""
+    return [f"To get there and stay, without an evaluation below it again, {study.baseline} needs {times}{but}."]
 
 
 def _learner(study: Study, found: Savings) -> list[str]:
