@@ -244,7 +244,7 @@ def test_little_bias_where_the_truth_is_two() -> None:
 def test_what_noise_does_to_both_ratios() -> None:
     """
     A candidate with noisier evaluations crosses a little early and is pushed below again and again, the more evaluations it
-    has left, so the sooner it is there: the first crossings say a little too much, the last far too little (``docs/compare.md``).
+    has left, so the sooner it is there: first crossings say a little too much, last ones far too little (``docs/compare.md``).
     """
     quiet, noisy = simulated(2, 7, 0.95), simulated(2, 7, 0.95, (0.03, 0.1))
     assert 1.8 < quiet.ratio_to_stay.mean() < 2.05
