@@ -116,7 +116,8 @@ class RunRecorder(BaseCallback):
         if self.progress is not None:
             latest = self.evaluations[-1]["returns"] if self.evaluations else []
             mean = float(np.mean(latest)) if latest and np.isfinite(latest).all() else None
-            write_json(self.progress, {"steps": self.num_timesteps, "last_return": mean})
+            told = {"steps": self.num_timesteps, "last_return": mean}
+            write_json(self.progress, told, synced=False)  # while seconds of training are counted, and nothing is lost with it
 
 
 def gradient_counter(model: BaseAlgorithm) -> Callable[[], int | None]:

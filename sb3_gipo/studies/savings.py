@@ -101,9 +101,9 @@ def savings(
     """
     The target of a task is a part of the way from the baseline's mean at step 0 to its final result (interquartile means over
     its seeds); a contestant reaches it where the interquartile mean of its curves crosses it first, and stays there from where
-    that crosses it last. The bootstrap draws the
-    seeds of each contestant on each task and does all of this again: the target, the crossings, their ratio and the mean over
-    the tasks. Tasks on which the baseline does not clearly rise have no such target: they stand apart.
+    that crosses it last. The bootstrap draws the seeds of each contestant on each task and does all of this again: the target,
+    the crossings, their ratio and the mean over the tasks. Tasks on which the baseline does not clearly rise have no such
+    target: they stand apart.
 
     :param baseline: its runs on each task
     :param contestant: its runs on each task
